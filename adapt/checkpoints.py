@@ -1,0 +1,126 @@
+"""Plain checkpoints: where a model lies, how it is loaded, how it is written, and the proof that it loads again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt.errors import AdaptError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """Anything that transformers loads: a folder, or the id of a hub repository with a revision."""
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a hub id."""
+        return Path(self.path) if Path(self.path).is_dir() else None
+
+
+def _hub_arguments(location: ModelLocation) -> dict[str, Any]:
+    return {"revision": location.revision, "trust_remote_code": location.trust_remote_code}
+
+
+def _readable(location: ModelLocation, what: str, error: Exception) -> AdaptError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return AdaptError(f"cannot load the {what} of '{location.path}': {reason}")
+
+
+def load_config(location: ModelLocation) -> Any:
+    """The model's configuration. Raises AdaptError where there is none."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(location.path, **_hub_arguments(location))
+    except (OSError, ValueError, KeyError) as error:
+        raise _readable(location, "configuration", error) from error
+
+
+def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer. Raises AdaptError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(location.path, **_hub_arguments(location))
+    except (OSError, ValueError, KeyError) as error:
+        raise _readable(location, "tokenizer", error) from error
+
+
+def load_model(location: ModelLocation, dtype: torch.dtype | str = "auto", **arguments: Any) -> PreTrainedModel:
+    """The causal language model from safetensors, in `dtype` (`"auto"`: the stored one).
+
+    Raises AdaptError where there is no such model, where it holds pickled weights only, or where tensors are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            location.path,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_hub_arguments(location),
+            **arguments,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _readable(location, "model", error) from error
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise AdaptError(f"'{location.path}' lacks {len(missing)} tensors, the first is '{missing[0]}'")
+    return model
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a checkpoint that plain transformers loads: safetensors, configurations, tokenizer, chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def probe_ids(vocabulary_size: int, length: int = 48, seed: int = 0) -> torch.Tensor:
+    """Token ids `[2, length]`, drawn over the whole vocabulary, on which two copies of a model are compared."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, vocabulary_size, (2, length), generator=generator)
+
+
+def verify_checkpoint(folder: Path, expected: torch.Tensor, ids: torch.Tensor, tolerance: float = 2e-3) -> float:
+    """Load `folder` with plain transformers and compare its logits on `ids` with `expected`, both in float32.
+
+    Returns the largest absolute difference. Raises AdaptError above `tolerance` times the largest expected logit, so
+    that nothing is kept that would not behave as it did in memory (design rule 10).
+    """
+    import torch
+
+    model = load_model(ModelLocation(str(folder)), dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    width = min(logits.shape[-1], expected.shape[-1])
+    difference = float((logits[..., :width] - expected[..., :width]).abs().max())
+    limit = tolerance * max(1.0, float(expected.abs().max()))
+    if not difference <= limit:
+        raise AdaptError(
+            f"the checkpoint written to '{folder}' does not load back as it was: "
+            f"logits differ by {difference:.3g} (allowed {limit:.3g})"
+        )
+    return difference
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises AdaptError with the path where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdaptError(f"cannot read '{path}': {error}") from error

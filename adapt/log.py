@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities, which JSON does not have, written as their names."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
+    """The value as JSON has it: NaN and infinities by their names, numpy's and torch's scalars as plain numbers."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(float(value))
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return finite(value.item())
     return value
 
 
@@ -30,8 +33,9 @@ class Log:
 
     def _drop_cut_line(self) -> None:
         data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            self.path.write_bytes(data[: data.rfind(b"\n") + 1])
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(self.path, whole)
 
     def write(self, event: str, **numbers: Any) -> None:
         """Append one line: the time in seconds, the event's name, and its numbers."""
@@ -40,8 +44,20 @@ class Log:
             file.write(line + "\n")
 
     def read(self, event: str | None = None) -> list[dict[str, Any]]:
-        """All lines so far, or those of one event."""
-        if not self.path.exists():
-            return []
-        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line]
+        """All whole lines so far, or those of one event; a line that is being written just now does not count."""
+        lines = [json.loads(line) for line in self._lines()]
         return [line for line in lines if event in (None, line["event"])]
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines of later steps: the run goes on from a checkpoint at `step` and will write them again."""
+        lines = self._lines()
+        kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
+        if len(kept) < len(lines):
+            partial = self.path.with_name(f".{self.path.name}.partial")
+            partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            os.replace(partial, self.path)
+
+    def _lines(self) -> list[str]:
+        """Whole lines. Not `splitlines`: texts in the log may hold U+2028 and the like, which it takes for ends."""
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        return [line for line in text.split("\n")[:-1] if line]

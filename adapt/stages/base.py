@@ -70,6 +70,8 @@ class Stage(Settings, ABC):
     """Raised when the code changes what the stage makes, so that old folders are not taken for new ones."""
     makes_model: ClassVar[bool] = True
     """Whether `folder/model` is a checkpoint that later stages may name."""
+    unkeyed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that cannot change what the stage makes (where progress is logged, say) and so stay out of its key."""
 
     @abstractmethod
     def reads(self) -> Reads:

@@ -1,0 +1,37 @@
+"""Adapt an open-weights language model to a language or a domain: one recipe from vocabulary to checkpoint.
+
+import adapt
+
+loaded = adapt.load_recipe("recipes/lang.yaml", ["stages.cpt.tokens=100k"])
+finished = adapt.run(loaded)
+print(finished.report)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["AdaptError", "RecipeError", "__version__", "load_recipe", "run"]
+
+if TYPE_CHECKING:
+    from adapt.errors import AdaptError, RecipeError
+    from adapt.recipe import load as load_recipe
+    from adapt.recipe import run
+
+_PLACES = {
+    "AdaptError": ("adapt.errors", "AdaptError"),
+    "RecipeError": ("adapt.errors", "RecipeError"),
+    "load_recipe": ("adapt.recipe", "load"),
+    "run": ("adapt.recipe", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that importing one room does not import all."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'adapt' has no attribute '{name}'")
+    from importlib import import_module
+
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,106 @@
+"""Whose turn it is: sequences of several sources in exact shares of tokens, at every point of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+
+import numpy as np
+
+_PRECISION = 10**9
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Row `i` of the stream is sequence `sequence[i]` of source `source[i]`; rows 0 to `i` have `tokens[i]` tokens."""
+
+    source: np.ndarray
+    sequence: np.ndarray
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def weights_of(shares: Sequence[float]) -> list[int]:
+    """Whole numbers in the ratio of the shares (to nine digits)."""
+    smallest = Fraction(1, _PRECISION)
+    parts = [max(smallest, Fraction(share).limit_denominator(_PRECISION)) for share in shares]
+    unit = lcm(*(part.denominator for part in parts))
+    return [int(part * unit) for part in parts]
+
+
+def interleave(
+    sizes: Sequence[np.ndarray],
+    shares: Sequence[float],
+    budget: int,
+    order: Callable[[int, int], np.ndarray],
+    multiple: int = 1,
+) -> Schedule:
+    """Rows until `budget` tokens are reached, and on to a whole multiple of `multiple` rows.
+
+    `sizes[s]` are the tokens of each sequence of source s, `[sequences]`; `order(s, epoch)` is the permutation in which
+    the source is read in an epoch. With share w, tokens x of a source and T of all so far, the source may be next
+    if it is not ahead (x <= w T; one always is, because the x sum to T), and of these the one is next whose sequence
+    would in exact shares be finished first, at (x + c) / w for its size c. This is earliest-deadline-first without
+    preemption at full load: no sequence ends later than one sequence after its deadline, so that after every row
+
+        |x - w T| <= tokens of the longest sequence        (cf. Tijdeman 1980, the chairman assignment problem).
+
+    All in whole numbers: the result does not depend on rounding. Shares are all above 0.
+    """
+    weights = weights_of(shares)
+    total, unit = sum(weights), lcm(*weights)
+    steps = [unit // weight for weight in weights]
+    readers = [_Reader(values, source, order) for source, values in enumerate(sizes)]
+    sources: list[int] = []
+    sequences: list[int] = []
+    tokens: list[int] = []
+    done = 0
+    while done < budget or len(sources) % multiple:
+        chosen = min(
+            (reader for reader in readers if reader.tokens * total <= weights[reader.source] * done),
+            key=lambda reader: ((reader.tokens + reader.size) * steps[reader.source], reader.source),
+        )
+        sources.append(chosen.source)
+        sequences.append(chosen.current)
+        done += chosen.advance()
+        tokens.append(done)
+    return Schedule(np.array(sources, dtype=np.int32), np.array(sequences, dtype=np.int64), np.array(tokens, np.int64))
+
+
+class _Reader:
+    """One source, read again and again, in a new order in every epoch."""
+
+    def __init__(self, sizes: np.ndarray, source: int, order: Callable[[int, int], np.ndarray]) -> None:
+        self.source, self.tokens = source, 0
+        self._sizes, self._order = sizes.tolist(), order
+        self._epoch, self._place = 0, 0
+        self._row = order(source, 0).tolist()
+        self._look()
+
+    def _look(self) -> None:
+        self.current = self._row[self._place]
+        self.size = self._sizes[self.current]
+
+    def advance(self) -> int:
+        """Go to the next sequence; returns the tokens of the one that was read."""
+        size = self.size
+        self.tokens += size
+        self._place += 1
+        if self._place == len(self._row):
+            self._place, self._epoch = 0, self._epoch + 1
+            self._row = self._order(self.source, self._epoch).tolist()
+        self._look()
+        return size
+
+
+def permutation(length: int, *seed: int) -> np.ndarray:
+    """A permutation of `range(length)` that depends on the seed only, in every version of numpy.
+
+    Sorts the raw output of PCG64, which numpy guarantees; of `Generator.permutation` it does not.
+    """
+    raw = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(length)
+    return np.argsort(raw, kind="stable")

@@ -47,7 +47,7 @@ def run(
     from adapt.report import build, summary
 
     folders = {name: result.folder for name, result in outcome.stages.items()}
-    page = build(graph.folder, graph.recipe, folders)
+    page = build(graph.folder, graph.recipe, folders, loaded.recipe.description)
     summary(display, folders)
     display.line(f"report: {page}")
     return Finished(outcome, page)

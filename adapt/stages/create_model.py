@@ -33,7 +33,7 @@ class TokenizerSettings(Settings):
     size: Count = 2000
     """Number of pieces, special tokens included."""
     end: str = "<|endoftext|>"
-    """Ends a document and begins the next one."""
+    """Stands before and after every document, so that its first token is predicted too."""
     pad: str = "<|pad|>"
     """Fills batches; never trained."""
     special: tuple[str, ...] = ("<|user|>", "<|assistant|>", "<|end|>")
@@ -105,7 +105,7 @@ class CreateModel(Stage):
 
 def learn_tokenizer(settings: TokenizerSettings, sources: Mapping[str, Source]) -> PreTrainedTokenizerFast:
     """Learn byte-level BPE on the sources in their shares of bytes; deterministic."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
@@ -126,8 +126,11 @@ def learn_tokenizer(settings: TokenizerSettings, sources: Mapping[str, Source]) 
     budgets = (share * settings.sample for share in settings.corpus.values())
     samples = (_up_to(source, budget) for source, budget in zip(texts, budgets, strict=True))
     core.train_from_iterator(itertools.chain.from_iterable(samples), trainer)
+    first = (settings.end, core.token_to_id(settings.end))
+    core.post_processor = processors.TemplateProcessing(single=f"{settings.end} $A", special_tokens=[first])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
+        bos_token=settings.end,
         eos_token=settings.end,
         pad_token=settings.pad,
         additional_special_tokens=list(settings.special),
@@ -163,7 +166,7 @@ def draw_model(shape: Architecture, tokenizer: PreTrainedTokenizerFast, seed: in
         max_position_embeddings=shape.context,
         tie_word_embeddings=shape.tied,
         initializer_range=shape.initial_deviation,
-        bos_token_id=None,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

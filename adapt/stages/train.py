@@ -1,0 +1,289 @@
+"""`kind: train`: continue the training of a model on a mixture of sources, with a method and a schedule."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+
+from adapt.errors import AdaptError
+from adapt.methods import AnyMethod, named
+from adapt.settings import Count, Positive, Share
+from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
+from adapt.training.optimizer import Optimizer
+from adapt.training.precision import PrecisionChoice
+from adapt.training.rows import HoldRows
+from adapt.training.schedules import AnySchedule
+from adapt.training.schedules.rewarm_cosine import RewarmCosine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adapt.data.sources import Source
+    from adapt.data.stream import Stream
+    from adapt.display import Display
+    from adapt.methods.base import Trained
+    from adapt.training.monitor import Monitor
+    from adapt.training.precision import Precision
+    from adapt.training.run import Run
+    from adapt.training.trainer import Plan
+
+_LOG_LINES = 200
+"""About as many lines of loss does a run write."""
+_PROBE_LENGTH = 128
+"""Tokens in each row on which the written model is compared with the live one."""
+_STOP_ROWS = 64
+"""Rows of the stream that are searched for the token that ends a turn."""
+
+
+class Train(Stage):
+    """Train a model on packed text (`causal_lm`) or on conversations (`sft`), with TRL's trainer."""
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["train"]
+    """The kind of stage."""
+    model: str
+    """The model to start from: a name under `models:` or of an earlier stage."""
+    objective: Literal["causal_lm", "sft"] = "causal_lm"
+    """What is learned: every token of plain text, or only the assistant's tokens of conversations."""
+    mixture: dict[str, Share]
+    """Sources and their shares of the tokens; they sum to 1. Replay is a source like any other."""
+    method: AnyMethod
+    """What trains, and how: full, lora, qlora."""
+    schedule: AnySchedule = RewarmCosine()
+    """The learning rate over the run."""
+    optimizer: Annotated[Optimizer, BeforeValidator(named)] = Optimizer()
+    """The optimiser and its settings."""
+    tokens: Count | None = None
+    """How many tokens to train on, all sources together. Either this or `epochs`."""
+    epochs: Positive | None = None
+    """How often to read the sources; the one that its share exhausts first is read so often. Either this or `tokens`.
+    """
+    sequence_length: Count = 1024
+    """Tokens in one packed sequence."""
+    batch_size: Count = 8
+    """Sequences that go through the model at once."""
+    gradient_accumulation: Count = 1
+    """Batches whose gradients are added before an update; the loss is normalised over all of their tokens."""
+    packing: Literal["best_fit", "concatenate"] = "best_fit"
+    """How documents fill sequences: whole where they fit (`best_fit`), or one after the other, cut at the end."""
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
+    """The attention kernel; `auto` takes FlashAttention where it is installed and there is a GPU."""
+    precision: PrecisionChoice = "auto"
+    """Number format of the products; `auto` takes bf16 where the hardware is good at it. What trains stays in
+    float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a quarter more time.
+    """
+    hold_rows: HoldRows | None = None
+    """Embedding rows that stay still though the embeddings train: those of special, added and chat tokens
+    (`special`), or `none`. Empty: `special` for causal_lm, `none` for sft."""
+    general: str | None = None
+    """The source of general text on whose held-out part forgetting is measured. Empty: the one called `general`, if
+    it is in the mixture."""
+    evaluations: Count = 5
+    """How often the held-out text is measured in the run, besides before its first step."""
+    evaluation_bytes: Count = 50_000
+    """Bytes of held-out text of each source that are measured."""
+    checkpoints: Count = 5
+    """How often the state is saved in the run, so that a killed run can go on from there."""
+    keep_checkpoints: Count = 1
+    """How many of these states are kept at a time; all are removed when the stage is finished."""
+    continue_from: str | None = None
+    """An earlier train stage with schedule `infinite`, from whose state before its anneal this one goes on."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where the curves go besides `log.jsonl`."""
+
+    def reads(self) -> Reads:
+        """The model, the stage to go on from, the mixture's sources and the general text."""
+        models = [Reference(("model",), self.model)]
+        if self.continue_from is not None:
+            models.append(Reference(("continue_from",), self.continue_from))
+        sources = [Reference(("mixture", name), name) for name in self.mixture]
+        if self.general is not None:
+            sources.append(Reference(("general",), self.general))
+        return Reads(models=tuple(models), sources=tuple(sources))
+
+    def complaints(self, sources: Mapping[str, Source]) -> Iterator[Complaint]:
+        """Shares, budget, objective and data, and what method and schedule find wrong in themselves."""
+        total = sum(self.mixture.values())
+        if abs(total - 1) > 1e-6:
+            yield Complaint(("mixture",), f"the shares sum to {total:g}; they must sum to 1")
+        if (self.tokens is None) == (self.epochs is None):
+            yield Complaint(("tokens",), "give either tokens or epochs")
+        for part, key in ((self.method, "method"), (self.schedule, "schedule")):
+            for field, message in getattr(part, "conflicts", tuple)():
+                yield Complaint((key, field), message)
+        for name in self.report_to:
+            if find_spec(name) is None:
+                yield Complaint(("report_to",), f"the package '{name}' is not installed; pip install {name}")
+        yield from self._unfit(sources)
+        if self.continue_from is not None and self.schedule.kind != "infinite":
+            yield Complaint(("continue_from",), f"needs schedule 'infinite', this stage has '{self.schedule.kind}'")
+
+    def _unfit(self, sources: Mapping[str, Source]) -> Iterator[Complaint]:
+        """Sources of the wrong kind for the objective, as far as the first document of a local file tells."""
+        from adapt.data.documents import objective_mismatch
+
+        for name in self.mixture:
+            if name in sources and sources[name].key == "files":
+                try:
+                    message = objective_mismatch(sources[name], self.objective)
+                except AdaptError:  # missing or unreadable: the source says so itself
+                    continue
+                if message is not None:
+                    yield Complaint(("objective",), f"source '{name}': {message}")
+
+    @property
+    def held(self) -> HoldRows:
+        """The rule for special rows that applies."""
+        return self.hold_rows or ("none" if self.objective == "sft" else "special")
+
+    @property
+    def general_source(self) -> str | None:
+        """The source on which forgetting is measured."""
+        return self.general or ("general" if "general" in self.mixture else None)
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Train, check, write `model/` (and `adapter/`), and return the numbers."""
+        run, kept = self._prepare(context)
+        metrics = run.execute(kept)
+        for name in ("model", "adapter"):
+            shutil.rmtree(context.folder / name, ignore_errors=True)
+        metrics |= self.method.save(self._trained(context, run), context.folder)
+        metrics["sources"] = run.stream.reports
+        if self.objective == "sft":
+            metrics["stop"] = stop_numbers(run.tokenizer, run.stream, context.display)
+        shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+        return metrics
+
+    def _prepare(self, context: StageContext) -> tuple[Run, Path | None]:
+        """Load everything, the data first: what is wrong there is seen before a large model is read."""
+        from transformers import set_seed
+
+        from adapt.checkpoints import load_config, load_tokenizer
+        from adapt.methods.base import plain_model
+        from adapt.training import precision
+        from adapt.training.batches import collator, pad_id
+        from adapt.training.rows import attach_rows
+        from adapt.training.run import Run, before_anneal
+
+        location = context.models[self.model]
+        tokenizer, config = load_tokenizer(location), load_config(location).get_text_config()
+        self._check_context(config)
+        stream = self._stream(context, tokenizer)
+        choice = precision.choose(self.precision, config.hidden_size)
+        attention = precision.attention(self.attention, choice)
+        kept, offset = before_anneal(context.upstream[self.continue_from]) if self.continue_from else (None, 0)
+        plan = self._plan(context, len(stream), choice, offset)
+        set_seed(context.seed)
+        model = self.method.attach(self.method.load(location, choice, attn_implementation=attention))
+        run = Run(
+            model=model,
+            rows=attach_rows(plain_model(model), self.method.train_embeddings, self.held, location, tokenizer),
+            tokenizer=tokenizer,
+            stream=stream,
+            collate=collator(pad_id(tokenizer), flat=attention == "flash_attention_2"),
+            plan=plan,
+            monitor=self._monitor(context, tokenizer, choice),
+            general=self.general_source,
+            evaluations=self.evaluations,
+            bytes_per_token=stream.bytes_per_token,
+            folder=context.folder,
+            display=context.display,
+            log=context.log,
+            tensorboard="tensorboard" in self.report_to,
+        )
+        return run, kept
+
+    def _check_context(self, config: Any) -> None:
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and self.sequence_length > positions:
+            raise AdaptError(
+                f"sequence_length is {self.sequence_length}, but the model '{self.model}' has {positions} positions; "
+                f"set sequence_length to at most {positions}"
+            )
+
+    def _stream(self, context: StageContext, tokenizer: Any) -> Stream:
+        from adapt.data.preflight import preflight, show
+        from adapt.data.stream import build_stream
+
+        stream = build_stream(
+            context.sources,
+            self.mixture,
+            tokenizer,
+            objective=self.objective,
+            sequence_length=self.sequence_length,
+            packing=self.packing,
+            seed=context.seed,
+            cache=context.cache,
+            tokens=self.tokens,
+            epochs=self.epochs,
+            multiple=self.batch_size * self.gradient_accumulation,
+            display=context.display,
+        )
+        show(context.display, preflight(stream, tokenizer))
+        return stream
+
+    def _plan(self, context: StageContext, rows: int, precision: Precision, offset: int) -> Plan:
+        from adapt.training.trainer import Plan
+
+        steps = rows // (self.batch_size * self.gradient_accumulation)
+        self.schedule.check(offset, offset + steps)
+        return Plan(
+            steps=steps,
+            batch_size=self.batch_size,
+            accumulation=self.gradient_accumulation,
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            precision=precision,
+            seed=context.seed,
+            checkpoint_every=math.ceil(steps / self.checkpoints),
+            keep_checkpoints=self.keep_checkpoints,
+            log_every=max(1, steps // _LOG_LINES),
+            gradient_checkpointing=self.gradient_checkpointing,
+            report_to=tuple(name for name in self.report_to if name != "tensorboard"),
+            offset=offset,
+        )
+
+    def _monitor(self, context: StageContext, tokenizer: Any, precision: Precision) -> Monitor:
+        from adapt.data.sources import held_out_documents
+        from adapt.training.monitor import HeldOut, Monitor
+
+        names = dict.fromkeys([*self.mixture, *([self.general_source] if self.general_source else [])])
+        held_out = {}
+        for name in names:
+            documents = held_out_documents(context.sources[name], self.evaluation_bytes)
+            found = HeldOut.of(documents, tokenizer, self.objective, self.sequence_length, self.evaluation_bytes)
+            if found is None:
+                context.display.line(f"  {name}: no held-out text to measure on; raise its held_out", style="yellow")
+            else:
+                held_out[name] = found
+        return Monitor(held_out, tokenizer, precision)
+
+    def _trained(self, context: StageContext, run: Run) -> Trained:
+        from adapt.methods.base import Trained
+        from adapt.training.chat import stop_ids
+
+        location, stops = context.models[self.model], stop_ids(run.tokenizer) if self.objective == "sft" else ()
+        probe = run.monitor.probe(min(_PROBE_LENGTH, self.sequence_length))
+        return Trained(run.model, location, run.tokenizer, run.rows, run.plan.precision, probe, stops)
+
+
+def stop_numbers(tokenizer: Any, stream: Stream, display: Display) -> dict[str, Any]:
+    """The token that ends an assistant's turn, and whether the model is trained to write it; a warning where not."""
+    from adapt.training.chat import is_trained, stop_token
+
+    stop = stop_token(tokenizer)
+    if stop is None:
+        return {"token": None, "trained": False}
+    trained = is_trained(stop, (stream[index] for index in range(min(len(stream), _STOP_ROWS))))
+    text = tokenizer.convert_ids_to_tokens(stop)
+    if not trained:
+        display.line(f"  The model is not trained to end its turn: '{text}' carries no loss.", style="yellow")
+    return {"token": text, "id": stop, "trained": trained}

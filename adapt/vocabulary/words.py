@@ -1,0 +1,56 @@
+"""Text cut into the words that merges cannot leave, and counted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def text_of(document: Mapping[str, Any]) -> str:
+    """The text of a document: its `text`, or what is said in its messages or prompt and completion."""
+    if "text" in document:
+        return document["text"]
+    parts = (document.get(key, ()) for key in ("messages", "prompt", "completion"))
+    return "\n".join(line for part in parts for line in _said(part))
+
+
+def _said(part: Any) -> Iterator[str]:
+    if isinstance(part, str):
+        yield part
+        return
+    for message in part:
+        if isinstance(message.get("content"), str):
+            yield message["content"]
+
+
+def up_to(texts: Iterable[str], size: int | None) -> Iterator[str]:
+    """Texts until `size` bytes are reached; all of them if `size` is None."""
+    left = size
+    for text in texts:
+        if left is not None:
+            if left <= 0:
+                return
+            left -= len(text.encode("utf-8"))
+        yield text
+
+
+def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """How often each pre-tokenised word occurs, written in the byte alphabet.
+
+    The tokenizer's own normaliser and pre-tokenizer cut the text; added and special tokens are cut out first, since
+    no piece can hold a part of them.
+    """
+    added = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len, reverse=True)
+    outside = re.compile("|".join(map(re.escape, added))) if added else None
+    words: Counter[str] = Counter()
+    for text in texts:
+        for part in outside.split(text) if outside else (text,):
+            if tokenizer.normalizer is not None:
+                part = tokenizer.normalizer.normalize_str(part)
+            words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(part))
+    return words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from adapt.errors import AdaptError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# else bitsandbytes says whenever it is imported that an optional kernel, which it would download, is not there
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,13 @@ def _readable(location: ModelLocation, what: str, error: Exception) -> AdaptErro
     return AdaptError(f"cannot load the {what} of '{location.path}': {reason}")
 
 
+def _quiet() -> None:
+    """Loading and writing show no bars of their own; `adapt.display` shows what there is to see."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
 def load_config(location: ModelLocation) -> Any:
     """The model's configuration. Raises AdaptError where there is none."""
     from transformers import AutoConfig
@@ -51,6 +62,7 @@ def load_tokenizer(location: ModelLocation) -> PreTrainedTokenizerBase:
     """The model's fast tokenizer. Raises AdaptError where there is none."""
     from transformers import AutoTokenizer
 
+    _quiet()
     try:
         return AutoTokenizer.from_pretrained(location.path, **_hub_arguments(location))
     except (OSError, ValueError, KeyError) as error:
@@ -64,6 +76,7 @@ def load_model(location: ModelLocation, dtype: torch.dtype | str = "auto", **arg
     """
     from transformers import AutoModelForCausalLM
 
+    _quiet()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             location.path,
@@ -83,6 +96,7 @@ def load_model(location: ModelLocation, dtype: torch.dtype | str = "auto", **arg
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a checkpoint that plain transformers loads: safetensors, configurations, tokenizer, chat template."""
+    _quiet()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

@@ -49,9 +49,12 @@ class Log:
         return [line for line in lines if event in (None, line["event"])]
 
     def rewind(self, step: int) -> None:
-        """Drop the lines of later steps: the run goes on from a checkpoint at `step` and will write them again."""
+        """Drop the lines of later steps: the run goes on from a checkpoint at `step` and will write them again.
+
+        -1 drops every step. Lines without a step stay.
+        """
         lines = self._lines()
-        kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
+        kept = [line for line in lines if json.loads(line).get("step", step) <= step]
         if len(kept) < len(lines):
             partial = self.path.with_name(f".{self.path.name}.partial")
             partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -7,8 +7,9 @@ Recipes use the three public functions as Python generators by import path::
     english: {generator: "adapt.demo:statements", arguments: {languages: [en], count: 20000}}
 """
 
+from adapt.demo.cheques import cheques
 from adapt.demo.domains import DOMAINS, ITEM_DOMAINS
 from adapt.demo.generators import conversations, questions, statements
 from adapt.demo.languages import LANGUAGES
 
-__all__ = ["DOMAINS", "ITEM_DOMAINS", "LANGUAGES", "conversations", "questions", "statements"]
+__all__ = ["DOMAINS", "ITEM_DOMAINS", "LANGUAGES", "cheques", "conversations", "questions", "statements"]

@@ -1,8 +1,10 @@
-"""What a way to adapt a model is: how the base is loaded, what trains, and how the result becomes a plain checkpoint."""
+"""What a way to adapt a model is: how the base is loaded, what trains, how the result becomes a plain checkpoint."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,26 +15,53 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from adapt.checkpoints import ModelLocation
+    from adapt.training.precision import Precision
+    from adapt.training.rows import EmbeddingRows
 
-TrainEmbeddings = Literal["frozen", "new_rows", "whole"]
+TrainEmbeddings = Literal["frozen", "new_rows", "chat_rows", "whole"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model after its training, with what is needed to write it as a plain checkpoint.
+
+    `probe` are token ids `[n, length]` on which two copies of the model are compared; `stops` are token ids that end
+    an answer, for the generation settings, empty to leave these as they are.
+    """
+
+    model: Any
+    location: ModelLocation
+    tokenizer: PreTrainedTokenizerBase
+    rows: EmbeddingRows
+    precision: Precision
+    probe: torch.Tensor
+    stops: Sequence[int] = ()
 
 
 class Method(Settings, ABC):
     """Base of all methods. One file each; `adapt.methods.METHODS` is the table."""
 
     train_embeddings: TrainEmbeddings = "frozen"
-    """Which rows of the input and output embeddings train: none (`frozen`), those of pieces that this recipe added (`new_rows`), or all (`whole`)."""
+    """Which rows of the input and output embeddings train: none (`frozen`), those of pieces that this recipe added
+    (`new_rows`), those of the tokens that the chat template writes (`chat_rows`), or all (`whole`)."""
 
     @abstractmethod
-    def load(self, location: ModelLocation, dtype: torch.dtype) -> PreTrainedModel:
-        """The base model as the method trains over it (for example quantised)."""
+    def load(self, location: ModelLocation, precision: Precision, **arguments: Any) -> PreTrainedModel:
+        """The base model as the method trains over it (for example quantised). `arguments` go to transformers."""
 
     @abstractmethod
-    def attach(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Insert the method's modules (as the identity) and set `requires_grad` on exactly what trains."""
+    def attach(self, model: PreTrainedModel) -> Any:
+        """Insert the method's modules (as the identity) and set `requires_grad` on exactly what trains.
+
+        The embeddings' rows are the caller's business (`adapt.training.rows`).
+        """
 
     @abstractmethod
-    def save(
-        self, model: Any, location: ModelLocation, tokenizer: PreTrainedTokenizerBase, folder: Path
-    ) -> dict[str, Any]:
-        """Write `folder/model` (plain checkpoint) and, where there is one, `folder/adapter`; return what was measured."""
+    def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
+        """Write `folder/model` (plain checkpoint) and, where there is one, `folder/adapter`; return what was
+        measured."""
+
+
+def plain_model(model: Any) -> PreTrainedModel:
+    """The transformers model inside an adapter's wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -59,6 +59,8 @@ class Architecture(Settings):
     """Longest sequence in tokens."""
     tied: bool = True
     """Whether the input and output embeddings are one matrix."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Number format in which the checkpoint is stored; stages that train it keep it."""
     initial_deviation: Positive = 0.02
     """Standard deviation of the normal distribution that the weights are drawn from."""
 
@@ -151,7 +153,7 @@ def _up_to(source: Source, budget: float) -> Iterator[str]:
 
 
 def draw_model(shape: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A Llama of the given shape with weights drawn from the seed, float32."""
+    """A Llama of the given shape with weights drawn from the seed, in the format that it is stored in."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
@@ -170,4 +172,4 @@ def draw_model(shape: Architecture, tokenizer: PreTrainedTokenizerFast, seed: in
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config).to(torch.float32)
+    return LlamaForCausalLM(config).to(getattr(torch, shape.dtype))

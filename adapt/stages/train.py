@@ -171,7 +171,7 @@ class Train(Stage):
         from adapt.training import precision
         from adapt.training.batches import collator, pad_id
         from adapt.training.rows import attach_rows
-        from adapt.training.run import Run, before_anneal
+        from adapt.training.run import Run
 
         location = context.models[self.model]
         tokenizer, config = load_tokenizer(location), load_config(location).get_text_config()
@@ -179,7 +179,7 @@ class Train(Stage):
         stream = self._stream(context, tokenizer)
         choice = precision.choose(self.precision, config.hidden_size)
         attention = precision.attention(self.attention, choice)
-        kept, offset = before_anneal(context.upstream[self.continue_from]) if self.continue_from else (None, 0)
+        kept, offset = self._continued(context)
         plan = self._plan(context, len(stream), choice, offset)
         set_seed(context.seed)
         model = self.method.attach(self.method.load(location, choice, attn_implementation=attention))
@@ -200,6 +200,16 @@ class Train(Stage):
             tensorboard="tensorboard" in self.report_to,
         )
         return run, kept
+
+    def _continued(self, context: StageContext) -> tuple[Path | None, int]:
+        """The state to begin with and the updates that led to it; None and 0 for a stage that goes on from nothing."""
+        from adapt.training.run import before_anneal
+
+        if self.continue_from is None:
+            return None, 0
+        if self.continue_from not in context.upstream:
+            raise AdaptError(f"continue_from: '{self.continue_from}' is no stage of this recipe; name a train stage")
+        return before_anneal(context.upstream[self.continue_from])
 
     def _check_context(self, config: Any) -> None:
         positions = getattr(config, "max_position_embeddings", None)

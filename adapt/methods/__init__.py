@@ -1,0 +1,24 @@
+"""Ways to adapt a model, by name. A new one is a file here and a line in the table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Union
+
+from pydantic import BeforeValidator, Field
+
+from adapt.methods.base import Method
+from adapt.methods.full import Full
+from adapt.methods.lora import Lora
+from adapt.methods.qlora import Qlora
+
+METHODS: tuple[type[Method], ...] = (Full, Lora, Qlora)
+
+
+def named(value: Any) -> Any:
+    """`full` as a short form of `{kind: full}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+AnyMethod = Annotated[Union[METHODS], Field(discriminator="kind"), BeforeValidator(named)]  # noqa: UP007
+
+__all__ = ["METHODS", "AnyMethod", "Method"]

@@ -1,0 +1,104 @@
+"""QLoRA: LoRA over a base whose linear layers are quantised to 4-bit NormalFloat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapt.methods.base import Trained, plain_model
+from adapt.methods.lora import LowRank
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from adapt.checkpoints import ModelLocation
+    from adapt.training.precision import Precision
+
+MergeInto = Literal["original", "dequantised", "best"]
+
+
+class Qlora(LowRank):
+    """LoRA over NF4 weights with double quantisation and products in bf16, on a GPU or a CPU.
+
+    Dettmers et al. 2023, arXiv 2305.14314. The updates were trained around the quantised weights but are, by default,
+    added to the unquantised ones; both sums are measured against the model as it trained.
+    """
+
+    kind: Literal["qlora"] = "qlora"
+    """Low-rank updates beside weights in 4 bits."""
+    merge_into: MergeInto = "original"
+    """The base that the updates are added to: the unquantised weights (`original`), the 4-bit weights written out
+    (`dequantised`), or the one that comes closer to the model as it trained (`best`)."""
+
+    def load(self, location: ModelLocation, precision: Precision, **arguments: Any) -> PreTrainedModel:
+        """The base with its linear layers in NF4; embeddings and norms stay as they are."""
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        from adapt.checkpoints import load_model
+
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        place = {"": precision.device.index or 0} if precision.device.type == "cuda" else {"": "cpu"}
+        model = load_model(location, precision.dtype, quantization_config=quantisation, device_map=place, **arguments)
+        _keep_training_format(model)
+        return model
+
+    def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
+        """Write the adapter and the chosen sum; `base_choice` says how close each sum is to the model as it trained."""
+        import torch
+
+        from adapt.checkpoints import load_model
+        from adapt.methods.export import (
+            live_logits,
+            measure,
+            merge_adapter,
+            plain_logits,
+            put_rows,
+            rounded_model,
+            write_plain,
+        )
+
+        expected = live_logits(trained)
+        adapter, transposed = self.write_adapter(trained, folder / "adapter")
+        original = load_model(trained.location, torch.float32).state_dict()
+        bases = {"original": original, "dequantised": original | dequantised_weights(plain_model(trained.model))}
+        numbers = {}
+        for name, base in bases.items():
+            state = put_rows(merge_adapter(base, adapter, self.scale, transposed), trained)
+            numbers[name] = measure(expected, plain_logits(rounded_model(state, trained), trained))
+        chosen = self.merge_into
+        if chosen == "best":
+            chosen = min(numbers, key=lambda name: numbers[name]["kl"])
+        state = put_rows(merge_adapter(bases[chosen], adapter, self.scale, transposed), trained)
+        difference, _ = write_plain(state, trained, folder / "model")
+        choice = {"asked": self.merge_into, "written": chosen, **numbers}
+        return {"reload_difference": difference, "merge": {"written": numbers[chosen]}, "base_choice": choice}
+
+
+def _keep_training_format(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking weights for inference on a CPU: an evaluation would end the training."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def dequantised_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The 4-bit weights of a model written out in float32 on the CPU, under their names in the plain model."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    return {
+        f"{name.removesuffix('.base_layer')}.weight": dequantize_4bit(module.weight.data, module.weight.quant_state)
+        .float()
+        .cpu()
+        for name, module in model.named_modules()
+        if isinstance(module, Linear4bit)
+    }

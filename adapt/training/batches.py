@@ -1,0 +1,37 @@
+"""From rows of a stream to the tensors of a batch, also in the one-row form that FlashAttention wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pad_id(tokenizer: Any) -> int:
+    """A token id to fill rows with; it never carries loss, so any will do where the tokenizer names none."""
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in named if token is not None)
+
+
+def flatten(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All rows one after the other as a single row `[1, rows * length]`.
+
+    FlashAttention finds the documents by their restarting positions only in a single row. The first label of a row is
+    dropped, as it is when rows stand apart: nothing in the row predicts it.
+    """
+    labels = batch["labels"].clone()
+    labels[:, 0] = -100
+    return {name: tensor.reshape(1, -1) for name, tensor in {**batch, "labels": labels}.items()}
+
+
+def collator(padding: int, flat: bool) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
+    """The function that makes a batch of a stream's rows."""
+    from adapt.data.stream import collate
+
+    def make(items: list[Any]) -> dict[str, torch.Tensor]:
+        batch = collate(items, padding)
+        return flatten(batch) if flat else batch
+
+    return make

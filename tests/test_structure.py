@@ -1,4 +1,4 @@
-"""The shape of the code: rooms import downwards only, merge stands alone, settings load without torch, files stay small."""
+"""The shape of the code: imports point downwards, merge stands alone, settings load without torch, files are small."""
 
 from __future__ import annotations
 

@@ -44,9 +44,12 @@ def new_rows(location: ModelLocation) -> list[int]:
 
 
 def chat_rows(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the special and added tokens that the chat template writes."""
-    template = str(tokenizer.chat_template or "")
-    return sorted(row for row, token in tokenizer.added_tokens_decoder.items() if token.content in template)
+    """Ids of the special and added tokens that the chat template writes around a question and its answer."""
+    if not tokenizer.chat_template:
+        return []
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    written = tokenizer.apply_chat_template(turns, return_dict=False)
+    return sorted(set(written) & set(tokenizer.added_tokens_decoder))
 
 
 @dataclass
@@ -112,7 +115,9 @@ def _free_rows(
     found = new_rows(location) if mode == "new_rows" else chat_rows(tokenizer)
     rows = [row for row in found if row not in held]
     if not rows:
-        why = f"its {len(found)} rows are held still, see hold_rows" if found else "its template writes no special token"
+        why = (
+            f"its {len(found)} rows are held still, see hold_rows" if found else "its template writes no special token"
+        )
         raise AdaptError(f"train_embeddings: {mode} trains nothing in '{location.path}': {why}")
     return torch.tensor(rows)
 

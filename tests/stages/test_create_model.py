@@ -32,8 +32,10 @@ def test_the_same_sources_give_the_same_tokenizer_and_model(sources, tokenizer):
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     first, second = (draw_model(SMALL, tokenizer, seed=5).state_dict() for _ in range(2))
     assert all(first[name].equal(second[name]) for name in first)
-    assert not draw_model(SMALL, tokenizer, seed=6).state_dict()["model.embed_tokens.weight"].equal(
-        first["model.embed_tokens.weight"]
+    assert (
+        not draw_model(SMALL, tokenizer, seed=6)
+        .state_dict()["model.embed_tokens.weight"]
+        .equal(first["model.embed_tokens.weight"])
     )
 
 

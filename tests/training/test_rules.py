@@ -77,6 +77,20 @@ def test_only_new_rows_move(method, tmp_path, grown_folder):
         assert torch.equal(written["lm_head.weight"][380:], rows["lm_head.weight"])
 
 
+def test_only_rows_of_the_chat_template_move(tmp_path, tiny_model_folder):
+    run = make_run(tiny_model_folder, tmp_path, Full(train_embeddings="chat_rows"), hold="none", steps=4)
+    run.stream = Rows(run.tokenizer, ["<|user|>five?<|end|><|assistant|>5<|end|>"] * 40)
+    before = run.model.lm_head.weight.detach().clone()
+    run.execute()
+    moved = (run.model.lm_head.weight != before).any(1).nonzero().flatten().tolist()
+    assert run.tokenizer.convert_ids_to_tokens(moved) == ["<|user|>", "<|assistant|>", "<|end|>"]
+
+
+def test_rows_that_are_held_and_to_be_trained_are_one_line(tmp_path, tiny_model_folder):
+    with pytest.raises(AdaptError, match="chat_rows trains nothing in .*: its 3 rows are held still, see hold_rows"):
+        make_run(tiny_model_folder, tmp_path, Full(train_embeddings="chat_rows"))
+
+
 def test_new_rows_of_a_model_without_any_is_one_line(tmp_path, tiny_model_folder):
     with pytest.raises(AdaptError, match="has no new rows to train"):
         make_run(tiny_model_folder, tmp_path, Lora(train_embeddings="new_rows"))

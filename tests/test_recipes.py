@@ -25,7 +25,8 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "domain": ("data.target.arguments.count=300 data.general.arguments.count=300",),
     "infinite": (
         "data.first.arguments.count=300 data.second.arguments.count=300 data.general.arguments.count=300",
-        "stages.monday.schedule.anneal=2 stages.tuesday.schedule.anneal=2",
+        "stages.monday.schedule.cooldown=1 stages.monday.schedule.anneal=1 stages.monday.schedule.warmup=1",
+        "stages.tuesday.schedule.cooldown=1 stages.tuesday.schedule.anneal=1 stages.tuesday.schedule.warmup=1",
     ),
     "sft": ("data.answers.arguments.count=400 data.general.arguments.count=200 data.ask.arguments.count=6",),
     "tiny": (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.resources import files
 
 import pytest
-from conftest import CHAT_TEMPLATE, ENGLISH, make_tokenizer
 
 from adapt.data.chat import ChatEncoder, sft_encoder
 from adapt.data.preflight import drawn, example
 from adapt.errors import AdaptError
+from tests.conftest import CHAT_TEMPLATE, ENGLISH, make_tokenizer
 
 TURNS = [
     {"role": "user", "content": "What is 12?"},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ENGLISH, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from adapt.data.encoding import Separators, encode_texts, own_additions, tokenizer_hash
 from adapt.errors import AdaptError
+from tests.conftest import ENGLISH, make_tokenizer
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_model
 from torch.nn.functional import cross_entropy
 
 from adapt.data.stream import collate
+from tests.conftest import make_model
 
 VOCABULARY = 60
 DOCUMENTS = [[5, 9, 12, 7, 3], [8], [11, 4, 4, 30, 2, 6, 17], [50, 51]]

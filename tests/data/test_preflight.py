@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import pytest
-from conftest import ENGLISH, UKRAINIAN, make_tokenizer
 from rich.console import Console
 
 from adapt.data.preflight import drawn, example, preflight, show
@@ -13,6 +12,7 @@ from adapt.data.sources import Files
 from adapt.data.stream import build_stream
 from adapt.display import Display
 from adapt.errors import AdaptError
+from tests.conftest import ENGLISH, UKRAINIAN, make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import resource
 
 import numpy as np
 import pytest
-from conftest import CHAT_TEMPLATE, ENGLISH, make_tokenizer
 
 from adapt.data.sources import Files, Generator, training_documents
 from adapt.data.store import open_store
 from adapt.errors import AdaptError
+from tests.conftest import CHAT_TEMPLATE, ENGLISH, make_tokenizer
 
 
 @pytest.fixture(scope="module")

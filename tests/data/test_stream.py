@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ENGLISH, UKRAINIAN, make_tokenizer
 
 from adapt.data.sources import Files
 from adapt.data.stream import as_dataset, build_stream, collate
 from adapt.errors import AdaptError
+from tests.conftest import ENGLISH, UKRAINIAN, make_tokenizer
 
 LINES = {
     "english": [f"{line} ({n})" for n, line in enumerate(ENGLISH)],

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ENGLISH, make_model, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
-from workshop import equal, finished, make_run, weights
 
 from adapt.checkpoints import ModelLocation, load_model
 from adapt.errors import AdaptError
@@ -22,6 +17,8 @@ from adapt.methods.full import Full
 from adapt.methods.lora import Lora
 from adapt.methods.qlora import Qlora
 from adapt.training.precision import Precision
+from tests.conftest import ENGLISH, make_model, make_tokenizer
+from tests.training.workshop import equal, finished, make_run, weights
 
 METHODS = {
     "full": Full(),

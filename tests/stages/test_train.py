@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ENGLISH, UKRAINIAN
 from pydantic import TypeAdapter
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from adapt.errors import AdaptError
 from adapt.log import Log
 from adapt.stages.base import StageContext
 from adapt.stages.train import Train
+from tests.conftest import ENGLISH, UKRAINIAN
 
 SOURCE = TypeAdapter(AnySource)
 SMALL = {

@@ -9,7 +9,6 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
-from workshop import equal, make_run, weights
 
 from adapt.errors import AdaptError
 from adapt.methods.full import Full
@@ -18,6 +17,7 @@ from adapt.training import state
 from adapt.training.callbacks import BEFORE_ANNEAL
 from adapt.training.run import before_anneal
 from adapt.training.schedules.infinite import Infinite
+from tests.training.workshop import equal, make_run, weights
 
 
 def draw():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent.parent
 KINDS = [("full", "fp32"), ("lora", "fp32"), ("full", "bf16"), ("qlora", "fp32")]
 MOMENTS = {("full", "fp32"): ("start", "writing", "later"), ("lora", "fp32"): ("writing", "later")}
 
@@ -24,10 +24,9 @@ def runs(tmp_path_factory, tiny_model_folder):
         for method, precision in KINDS
         for moment in ("none", *MOMENTS.get((method, precision), ("later",)))
     ]
-    path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent.parent)])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "worker.py"), str(tiny_model_folder), str(folder), *jobs]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.worker", str(tiny_model_folder), str(folder), *jobs]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -8,7 +8,6 @@ import shutil
 import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
-from workshop import Rows, collate, equal, finished, is_number, make_plan, make_run, weights
 
 from adapt.errors import AdaptError
 from adapt.methods.base import plain_model
@@ -22,6 +21,7 @@ from adapt.training.optimizer import Optimizer, parameter_groups
 from adapt.training.rows import special_rows
 from adapt.training.rules import Snapshot, check_changes, declared, module_of, trainable_numbers
 from adapt.training.schedules.constant import Constant
+from tests.training.workshop import Rows, collate, equal, finished, is_number, make_plan, make_run, weights
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_only_rows_of_the_chat_template_move(tmp_path, tiny_model_folder):
 
 
 def test_rows_that_are_held_and_to_be_trained_are_one_line(tmp_path, tiny_model_folder):
-    with pytest.raises(AdaptError, match="chat_rows trains nothing in .*: its 3 rows are held still, see hold_rows"):
+    with pytest.raises(AdaptError, match=r"chat_rows trains nothing in .*: its 3 rows are held still, see hold_rows"):
         make_run(tiny_model_folder, tmp_path, Full(train_embeddings="chat_rows"))
 
 

@@ -1,6 +1,6 @@
 """Runs training in children that kill themselves with SIGKILL at a given moment, then lets each run again to its end.
 
-usage: worker.py BASE FOLDER JOB...     JOB is NAME:METHOD:PRECISION:MOMENT with MOMENT one of
+usage: python -m tests.training.worker BASE FOLDER JOB...     JOB is NAME:METHOD:PRECISION:MOMENT with MOMENT one of
     none        never
     start       in the second step, before there is a checkpoint
     writing     while the second checkpoint is being written
@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import torch
-import workshop
 from safetensors.torch import save_file
 
 from adapt.methods.full import Full
@@ -25,6 +24,7 @@ from adapt.methods.qlora import Qlora
 from adapt.training import state
 from adapt.training.callbacks import Watch
 from adapt.training.precision import Precision
+from tests.training import workshop
 
 METHODS = {
     "full": Full(),

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import torch
-from conftest import ENGLISH
 from rich.console import Console
 from transformers import set_seed
 
@@ -22,6 +21,7 @@ from adapt.training.rows import attach_rows
 from adapt.training.run import Run
 from adapt.training.schedules.linear import Linear
 from adapt.training.trainer import Plan
+from tests.conftest import ENGLISH
 
 LENGTH = 32
 

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from adapt.settings import Settings
+from adapt.training.rows import TrainEmbeddings
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from adapt.checkpoints import ModelLocation
     from adapt.training.precision import Precision
     from adapt.training.rows import EmbeddingRows
-
-TrainEmbeddings = Literal["frozen", "new_rows", "chat_rows", "whole"]
 
 
 @dataclass(frozen=True)

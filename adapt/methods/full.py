@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapt.methods.base import Method, Trained, TrainEmbeddings
+from adapt.methods.base import Method, Trained
+from adapt.training.rows import TrainEmbeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from adapt.methods.base import TrainEmbeddings
 
 HoldRows = Literal["special", "none"]
+TrainEmbeddings = Literal["frozen", "new_rows", "chat_rows", "whole"]
 VOCABULARY_FILE = "adapt_vocabulary.json"
 
 

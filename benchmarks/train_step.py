@@ -3,9 +3,9 @@
     python benchmarks/train_step.py [--rounds 3] [--tokens 120000]
 
 All three train the same Llama (random weights) with the same LoRA on the same number of tokens in rows of the same
-length, each in a process of its own, in turn, so that a slow minute of the machine meets all of them. The figures
-are medians over the rounds; only their ratios mean something. The bare loop has no packing, no evaluation, no
-checks, no checkpoints: what is left is the model's own work.
+length, in float32 with products in bf16. Each runs in a process of its own, in turn, so that a slow minute of the
+machine meets all of them. The figures are medians over the rounds; only their ratios mean something. The bare loop has
+no packing, no evaluation, no checks, no checkpoints: what is left is the model's own work.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def adapt_speed(folder: Path, tokens: int) -> float:
                 "model": "base",
                 "mixture": {"text": 1.0},
                 "method": {"kind": "lora", "r": RANK},
+                "precision": "bf16",
                 "tokens": tokens,
                 "sequence_length": LENGTH,
                 "batch_size": ROWS,
@@ -95,7 +96,7 @@ def trl_speed(folder: Path, tokens: int) -> float:
         packing=True,
         packing_strategy="wrapped",
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=True,
         use_cpu=True,
         save_strategy="no",
         report_to="none",
@@ -126,7 +127,9 @@ def floor_speed(folder: Path, tokens: int) -> float:
     ids = torch.randint(5, model.config.vocab_size, (steps, ROWS, LENGTH))
     begin = time.perf_counter()
     for batch in ids:
-        model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return steps * ROWS * LENGTH / (time.perf_counter() - begin)

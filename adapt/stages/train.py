@@ -193,7 +193,7 @@ class Train(Stage):
             monitor=self._monitor(context, tokenizer, choice),
             general=self.general_source,
             evaluations=self.evaluations,
-            bytes_per_token=stream.bytes_per_token,
+            bytes_per_token=stream.bytes_per_token if self.objective == "causal_lm" else None,
             folder=context.folder,
             display=context.display,
             log=context.log,

@@ -40,7 +40,7 @@ class Watch(TrainerCallback):
     trainer: StreamTrainer
 
     def __init__(
-        self, log: Log, task: Task, monitor: Monitor, evaluate_at: set[int], bytes_per_token: float, folder: Path
+        self, log: Log, task: Task, monitor: Monitor, evaluate_at: set[int], bytes_per_token: float | None, folder: Path
     ) -> None:
         self.log, self.task, self.monitor, self.evaluate_at = log, task, monitor, evaluate_at
         self.bytes_per_token, self.folder = bytes_per_token, folder
@@ -59,9 +59,12 @@ class Watch(TrainerCallback):
         counts = self.trainer.counts
         return (counts.tokens - tokens) / max(1e-9, counts.seconds - seconds)
 
-    def _bits(self, loss: float) -> float:
-        """A loss in nats a token as bits per byte, with the stream's average length of a token."""
-        return loss / math.log(2) / self.bytes_per_token
+    def _bits(self, loss: float) -> dict[str, float]:
+        """A loss in nats a token as bits per byte, with the stream's average length of a token.
+
+        Empty for conversations: their loss stands on some tokens only, whose length is another.
+        """
+        return {"bits_per_byte": loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
 
     def _evaluate(self, step: int) -> None:
         if not self.monitor.sources:
@@ -97,7 +100,7 @@ class Watch(TrainerCallback):
         if plan.offset + step == plan.schedule.anneal_begin(plan.total):
             self._keep_before_anneal()
         loss, self.trainer.step_loss = self.trainer.step_loss, 0.0
-        numbers = {"loss": loss, "bits_per_byte": self._bits(loss), **self.held_out}
+        numbers = {"loss": loss, **self._bits(loss), **self.held_out}
         self.task.update(step, **numbers, tokens_per_second=self._speed(), peak_memory_bytes=peak_memory())
 
     def _keep_before_anneal(self) -> None:
@@ -112,7 +115,7 @@ class Watch(TrainerCallback):
             step=state.global_step,
             tokens=self.trainer.counts.tokens,
             loss=logs["loss"],
-            bits_per_byte=self._bits(logs["loss"]),
+            **self._bits(logs["loss"]),
             learning_rate=logs["learning_rate"],
             tokens_per_second=self._speed(),
             gradient_norm=logs.get("grad_norm"),

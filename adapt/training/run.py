@@ -37,7 +37,7 @@ class Run:
     monitor: Monitor
     general: str | None
     evaluations: int
-    bytes_per_token: float
+    bytes_per_token: float | None
     folder: Path
     display: Display
     log: Log

@@ -2,7 +2,7 @@
 
     python benchmarks/real_text.py --general english.txt --target ukrainian.txt [--runs DIR]
 
-Both files hold one document a line. First a Llama of 2.4 million parameters reads the general file, then the vocabulary
+Both files hold one document a line. First a Llama of 2.6 million parameters reads the general file, then the vocabulary
 grows by 1,000 pieces for the target file, and each method continues the training of the grown model with a quarter of
 replay. The recipes are written to the run folder, so every number can be looked up there.
 """

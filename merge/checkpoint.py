@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,17 +31,24 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """The element types of a safetensors file that a merge knows."""
+_OPENING = threading.Lock()
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of a tensor: the file that holds it, its element type and shape."""
+    """What a header says of a tensor: the file that holds it, its element type and shape, its first byte's place."""
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 def read_json(path: Path) -> Any:
@@ -52,7 +61,7 @@ def read_json(path: Path) -> Any:
 
 @dataclass
 class Checkpoint:
-    """One model's folder. Opening it reads headers only; `tensor` maps a tensor's bytes, it does not copy them.
+    """One model's folder. Opening it reads headers only; `tensor` maps a tensor's bytes, `read` copies some of them.
 
     Raises MergeError on opening for a folder without safetensors, an index that leads out of the folder or does not
     fit its shards, a shard that is cut short, and quantised weights.
@@ -63,6 +72,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(init=False)
     tensors: Mapping[str, TensorInfo] = field(init=False)
     _files: dict[Path, Any] = field(init=False, default_factory=dict)
+    _descriptors: dict[Path, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.config = read_json(self.folder / "config.json")
@@ -99,17 +109,42 @@ class Checkpoint:
         if not path.exists():
             raise MergeError(f"'{self.folder / INDEX}' names '{path.name}', which is missing")
         try:
-            file = self._files[path] = safe_open(path, framework="pt")
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError) as error:
+            self._files[path] = safe_open(path, framework="pt")  # checks that header and file fit each other
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                entries = json.loads(file.read(length))
+        except (SafetensorError, OSError, ValueError) as error:
             raise MergeError(f"'{path}' is cut short or broken: {error}") from error
-        unknown = [name for name, part in slices.items() if part.get_dtype() not in DTYPES]
-        if unknown:
-            kind = slices[unknown[0]].get_dtype()
-            raise MergeError(f"'{path}' holds '{unknown[0]}' as {kind}, which cannot be added or subtracted")
+        entries.pop("__metadata__", None)
+        for name, entry in entries.items():
+            if entry["dtype"] not in DTYPES:
+                raise MergeError(f"'{path}' holds '{name}' as {entry['dtype']}, which cannot be added or subtracted")
         return {
-            name: TensorInfo(path, DTYPES[part.get_dtype()], tuple(part.get_shape())) for name, part in slices.items()
+            name: TensorInfo(path, DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
+            for name, e in entries.items()
         }
+
+    def read(self, name: str, first: int, into: memoryview) -> None:
+        """Copy a tensor's bytes from the `first` on into memory; any number of threads may do so at once.
+
+        Raises MergeError where the file has become shorter than its header says.
+        """
+        info = self.tensors[name]
+        descriptor = self._descriptors.get(info.file)
+        if descriptor is None:
+            with _OPENING:
+                descriptor = self._descriptors.setdefault(info.file, os.open(info.file, os.O_RDONLY))
+        done, place = 0, info.start + first
+        while done < len(into):
+            count = os.preadv(descriptor, [into[done:]], place + done)
+            if count == 0:
+                raise MergeError(f"'{info.file}' is cut short: '{name}' is not all there")
+            done += count
+
+    def close(self) -> None:
+        """Close the files that `read` has opened."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor, mapped from the file. Raises MergeError where there is none."""

@@ -1,256 +1,209 @@
-"""A merge from an expression and folders to a new folder, streamed block by block."""
+"""Writing a merge: every tensor is read, combined and written block by block, several tensors at once."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from merge.checkpoint import DTYPES, Checkpoint
 from merge.errors import MergeError
-from merge.expression import Combination, parse
-from merge.methods.linear import task_arithmetic
-from merge.policy import chat_template, check_same_architecture, rope_warnings, write_config, write_tokenizer
-from merge.roles import Roles, assign
-from merge.vocabulary import RowPlan, Vocabulary, merged_rows, plan_rows, read_vocabulary
+from merge.hashes import Hashes, Running, fingerprint
+from merge.journal import BusyError, Journal
+from merge.operands import LeafOperand, operand
+from merge.planning import Merge
+from merge.policy import write_config, write_tokenizer
+from merge.provenance import describe, model_card
+from merge.vocabulary import exact_rows
 from merge.writer import Output, ShardWriter, shards, write_index
 
-BLOCK = 2**18
-"""Elements that are summed at once; so many, with their float32 copies, stay in a core's cache."""
 SHARD_SIZE = 5 * 10**9
 """Bytes of tensors in one file of the output."""
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A merge that was checked from the inputs' headers and tokenizers alone, and can now be written or inspected."""
-
-    combination: Combination
-    checkpoints: Mapping[str, Checkpoint]
-    vocabularies: Mapping[str, Vocabulary]
-    roles: Roles
-    rows: RowPlan
-    outputs: tuple[Output, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def anchor(self) -> Checkpoint:
-        """The model whose vocabulary and configuration the output has."""
-        return self.checkpoints[self.roles.anchor]
-
-    @property
-    def chat(self) -> Checkpoint:
-        """The model whose chat tokens and template the output has."""
-        return self.checkpoints[self.roles.special_from or self.roles.anchor]
-
-
-def prepare(
-    expression: str,
-    folders: Mapping[str, Path],
-    dtype: torch.dtype | None = None,
-    vocabulary_from: str | None = None,
-    special_from: str | None = None,
-) -> Merge:
-    """Check everything that can be checked before a tensor is read, and plan every tensor and every row.
-
-    `folders` maps the expression's names to checkpoints; `dtype` is that of the output (default: the anchor's).
-    Raises MergeError (ExpressionError for the text) with one line.
-    """
-    combination = parse(expression)
-    missing = [name for name in combination.models if name not in folders]
-    if missing:
-        raise MergeError(f"'{expression}' names '{missing[0]}', but no folder is given for it")
-    checkpoints = {name: Checkpoint(name, Path(folders[name])) for name in combination.models}
-    vocabularies = {name: read_vocabulary(model.folder, name) for name, model in checkpoints.items()}
-    pieces = {name: vocabulary.pieces for name, vocabulary in vocabularies.items()}
-    roles = assign(
-        combination, pieces, lambda name: bool(chat_template(checkpoints[name].folder)), vocabulary_from, special_from
-    )
-    anchor = checkpoints[roles.anchor]
-    warnings: list[str] = []
-    for other in checkpoints.values():
-        check_same_architecture(anchor, other)
-        _check_tensors(anchor, other)
-        warnings += rope_warnings(anchor, other)
-    rows = plan_rows(roles, checkpoints, vocabularies)
-    warnings += _dropped(combination, roles, rows)
-    outputs = tuple(_outputs(anchor, [checkpoints[name] for name in roles.models], rows, dtype))
-    return Merge(combination, checkpoints, vocabularies, roles, rows, outputs, tuple(warnings))
-
-
-def _check_tensors(anchor: Checkpoint, other: Checkpoint) -> None:
-    heads = {anchor.head, other.head}
-    for left, right in ((anchor, other), (other, anchor)):
-        lacking = [name for name in left.tensors if name not in right.tensors and name not in heads]
-        if lacking:
-            raise MergeError(f"'{right.name}' has no tensor '{lacking[0]}', which '{left.name}' has")
-    for name, info in anchor.tensors.items():
-        skipped = name not in other.tensors or anchor.is_vocabulary(name)
-        own = info.shape[1:] if skipped else info.shape
-        theirs = own if name not in other.tensors else other.tensors[name].shape
-        if own != (theirs[1:] if skipped and name in other.tensors else theirs):
-            raise MergeError(
-                f"'{name}' has shape {list(info.shape)} in '{anchor.name}' and {list(theirs)} in '{other.name}'"
-            )
-
-
-def _dropped(combination: Combination, roles: Roles, rows: RowPlan) -> Iterator[str]:
-    for name, count in rows.counts["dropped"].items():
-        if combination.coefficients[name] > 0:
-            yield (
-                f"{count} tokens of '{name}' are lost, the output has the vocabulary of '{roles.anchor}'; "
-                f"set vocabulary_from to '{name}' to keep them"
-            )
-
-
-def _outputs(
-    anchor: Checkpoint, models: list[Checkpoint], rows: RowPlan, dtype: torch.dtype | None
-) -> Iterator[Output]:
-    """The tensors of the output in the anchor's order; a head of its own as soon as one model has one."""
-    heads = [model.head for model in models if model.head]
-    for name, info in anchor.tensors.items():
-        if (
-            name == anchor.head
-            or (heads and name in heads)
-            or (anchor.head is None and name.endswith("lm_head.weight"))
-        ):
-            continue
-        yield _output(anchor, name, info.dtype, info.shape, rows, dtype)
-    if heads:
-        info = anchor.tensors[anchor.head or anchor.embedding]
-        yield _output(anchor, heads[0], info.dtype, info.shape, rows, dtype)
-
-
-def _output(
-    anchor: Checkpoint, name: str, own: torch.dtype, shape: tuple[int, ...], rows: RowPlan, dtype: torch.dtype | None
-) -> Output:
-    chosen = dtype if dtype is not None and own.is_floating_point else own
-    return Output(name, chosen, (rows.height, *shape[1:]) if anchor.is_vocabulary(name) else shape)
+Progress = Callable[[int, int], None]
 
 
 def write(
     merge: Merge,
     folder: Path,
     shard_size: int = SHARD_SIZE,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Write the merged checkpoint to `folder`, which appears whole or not at all, and return what was decided.
 
-    Sums are taken in float32 (float64 where an input is float32) and rounded once. `progress` is told the bytes done
-    and in all. Raises MergeError where `folder` holds something already, for NaN or infinity in an input, and for a
-    result that the output's type cannot hold.
+    Sums are taken in float32 (float64 where an input of a plain sum is float32) and rounded once. The bytes do not
+    depend on the number of `threads` (default: one for each core) or the size of shards. A merge that was killed goes
+    on where it stopped when it is written again. `progress` is told the bytes done and in all. Raises MergeError
+    where `folder` holds something already, for too little space, for NaN or infinity in an input, and for a result
+    that the output's type cannot hold.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise MergeError(f"'{folder}' is not empty; give a new folder, so that no stale file stays beside the result")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    check_output(merge, folder)
+    place = unfinished(folder)
+    files = shards(merge.outputs, shard_size)
     try:
-        _write_weights(merge, partial, shard_size, progress)
-        decisions = _write_settings(merge, partial)
-        _force_to_disk(partial)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with Journal(place, merge.key(files)) as journal:
+            decisions = _write_all(merge, place, files, journal, progress, threads)
+    except BusyError:
+        raise
+    except (MergeError, OSError) as error:
+        shutil.rmtree(place, ignore_errors=True)
         if isinstance(error, OSError):
             raise MergeError(f"cannot write '{folder}': {error.strerror or error}") from error
         raise
     if folder.exists():
         folder.rmdir()
-    os.replace(partial, folder)
+    os.replace(place, folder)
     return decisions
 
 
-def _write_settings(merge: Merge, partial: Path) -> dict[str, Any]:
-    """Everything beside the weights."""
-    tied = not any(merge.checkpoints[name].head for name in merge.roles.models)
-    types = {output.dtype for output in merge.outputs if output.dtype.is_floating_point}
-    changes: dict[str, Any] = {"tie_word_embeddings": tied}
-    if len(types) == 1:
-        key = "torch_dtype" if "torch_dtype" in merge.anchor.config else "dtype"
-        changes[key] = str(types.pop()).removeprefix("torch.")
-    chat = (merge.chat, merge.vocabularies[merge.chat.name])
-    write_config(partial, merge.anchor, chat, merge.rows, changes)
-    write_tokenizer(partial, merge.anchor, merge.chat, merge.rows)
-    decisions = describe(merge)
-    (partial / "merge.json").write_text(json.dumps(decisions, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return decisions
+def unfinished(folder: Path) -> Path:
+    """Where a merge lies until it is whole: beside its folder, hidden."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
-def _force_to_disk(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def check_output(merge: Merge, folder: Path) -> None:
+    """Raise MergeError where `folder` is not empty or its disk is too full."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MergeError(f"'{folder}' is not empty; give a new folder, so that no stale file stays beside the result")
+    home = folder.absolute()
+    while not home.exists():
+        home = home.parent
+    free, needed = shutil.disk_usage(home).free, merge.size
+    if free < needed and not unfinished(folder).exists():
+        raise MergeError(
+            f"'{folder}' needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
+            "free some space or give another folder"
+        )
 
 
-def describe(merge: Merge) -> dict[str, Any]:
-    """What is merged how: expression, coefficients, roles, rows by rule, warnings."""
-    return {
-        "expression": merge.combination.text,
-        "coefficients": dict(merge.combination.coefficients),
-        "vocabulary_from": merge.roles.anchor,
-        "special_from": merge.roles.special_from,
-        "rows": dict(merge.rows.counts),
-        "warnings": list(merge.warnings),
-    }
-
-
-def _write_weights(merge: Merge, folder: Path, shard_size: int, progress: Callable[[int, int], None] | None) -> None:
-    files = shards(merge.outputs, shard_size)
-    total, done = sum(output.size for output in merge.outputs), 0
-    for name, outputs in files.items():
-        writer = ShardWriter(folder / name, outputs)
-        try:
-            for output in outputs:
-                writer.write(merged(merge, output))
-                done += output.size
-                if progress is not None:
-                    progress(done, total)
-        finally:
+def _write_all(
+    merge: Merge,
+    place: Path,
+    files: Mapping[str, list[Output]],
+    journal: Journal,
+    progress: Progress | None,
+    threads: int | None,
+) -> dict[str, Any]:
+    writers = {name: ShardWriter(place / name, outputs) for name, outputs in files.items()}
+    owner = {output.name: writers[name] for name, outputs in files.items() for output in outputs}
+    hashes = Hashes()
+    try:
+        written = _write_weights(merge, owner, journal, hashes, progress, threads)
+        for writer in writers.values():
+            writer.sync()
+    finally:
+        for writer in writers.values():
             writer.close()
-    write_index(folder, files)
+    write_index(place, files)
+    decisions = _write_settings(merge, place, written, _inputs(merge, hashes))
+    journal.remove()
+    _force_to_disk(place)
+    return decisions
 
 
-def merged(merge: Merge, output: Output) -> Iterator[torch.Tensor]:
-    """One tensor of the result, block by block in the order of its elements, in the type of the output."""
+def _write_weights(
+    merge: Merge,
+    owner: Mapping[str, ShardWriter],
+    journal: Journal,
+    hashes: Hashes,
+    progress: Progress | None,
+    threads: int | None,
+) -> dict[str, str]:
+    """Write the tensors that the journal does not list, the largest first; returns each tensor's hash."""
+    done = journal.finished(owner)
+    left = sorted((o for o in merge.outputs if o.name not in done), key=lambda output: -output.size)
+    total = merge.size
+    count = sum(output.size for output in merge.outputs if output.name in done)
+    written = dict(done)
+    stop = threading.Event()
+    workers = threads or len(os.sched_getaffinity(0))
+    with _single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
+        tasks = {pool.submit(write_tensor, merge, output, owner[output.name], hashes, stop): output for output in left}
+        try:
+            for task in as_completed(tasks):
+                output = tasks[task]
+                written[output.name] = task.result()
+                journal.add(output.name, written[output.name])
+                count += output.size
+                if progress is not None:
+                    progress(count, total)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return written
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """Blocks are small: threads of torch's own would wait for each other more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_tensor(merge: Merge, output: Output, writer: ShardWriter, hashes: Hashes, stop: threading.Event) -> str:
+    """Combine and write one tensor; returns the hash of what was written."""
+    running = Running(output.size)
+    for place, block in merged(merge, output, hashes):
+        if stop.is_set():
+            break
+        data = memoryview(block.reshape(-1).view(torch.uint8).numpy())
+        writer.write(output.name, place, data)
+        running.update(place, data)
+    return running.state.hexdigest()
+
+
+def merged(merge: Merge, output: Output, hashes: Hashes | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+    """One tensor of the result block by block: each block's first byte and the block, in the type of the output."""
     if not output.dtype.is_floating_point:
-        yield _copied(merge, output)
+        yield 0, _copied(merge, output)
         return
-    tensors = {name: _input(merge.checkpoints[name], output.name) for name in merge.roles.models}
-    wide = any(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors.values())
-    accumulate = torch.float64 if wide else torch.float32
-    for begin, end in _ranges(output, merge.anchor.is_vocabulary(output.name)):
-        if merge.anchor.is_vocabulary(output.name):
-            block = merged_rows(merge.rows, merge.roles, tensors, begin, end, accumulate)
-        else:
-            parts = {name: tensor.view(-1)[begin:end] for name, tensor in tensors.items()}
-            vectors = [(v.weight, parts[v.minuend], parts[v.subtrahend]) for v in merge.roles.vectors]
-            block = task_arithmetic(parts[merge.roles.anchor], vectors, accumulate)
+    target, inputs = merge.target(output), merge.inputs(output, hashes)
+    result = operand(merge.parts[output.name].formula, target, inputs)
+    exact = exact_rows(merge.rows, merge.roles) if target.by_token else None
+    sources = {name: LeafOperand(name, target, inputs) for name in _row_sources(merge)} if target.by_token else {}
+    for first, last in target.cuts():
+        block = result.rows(first, last)
+        if target.by_token:
+            _set_rows(block, result.known(first, last), exact, sources, merge, first, last)
         rounded = block.to(output.dtype)
-        if not torch.isfinite(rounded).all():
-            raise _not_finite(output, tensors)
-        yield rounded
+        low, high = (float(value) for value in rounded.aminmax()) if rounded.numel() else (0.0, 0.0)
+        if not (low > -float("inf") and high < float("inf")):
+            raise _not_finite(merge, output)
+        yield first * target.width * output.dtype.itemsize, rounded
 
 
-def _input(model: Checkpoint, name: str) -> torch.Tensor:
-    """A model's tensor; its input embedding stands for a head that is tied to it."""
-    is_head = model.is_vocabulary(name) and name.endswith("weight") and name != model.embedding
-    return model.tensor(model.embedding if is_head and model.head is None else name)
+def _row_sources(merge: Merge) -> tuple[str, ...]:
+    special = (merge.roles.special_from,) if merge.roles.special_from else ()
+    return tuple(dict.fromkeys((merge.roles.anchor, *special)))
 
 
-def _ranges(output: Output, by_row: bool) -> Iterator[tuple[int, int]]:
-    count = output.shape[0] if by_row else torch.Size(output.shape).numel()
-    step = max(1, BLOCK // torch.Size(output.shape[1:]).numel()) if by_row else BLOCK
-    for begin in range(0, count, step):
-        yield begin, min(begin + step, count)
+def _set_rows(
+    block: torch.Tensor,
+    known: torch.Tensor | None,
+    exact: torch.Tensor,
+    sources: Mapping[str, LeafOperand],
+    merge: Merge,
+    first: int,
+    last: int,
+) -> None:
+    """Rows of no formula: those that nothing knows are the anchor's, special ones `special_from`'s."""
+    if known is not None:
+        block[~known] = sources[merge.roles.anchor].rows(first, last)[~known].to(block.dtype)
+    chosen = exact[first:last]
+    if merge.roles.special_from is not None and bool(chosen.any()):
+        block[chosen] = sources[merge.roles.special_from].rows(first, last)[chosen].to(block.dtype)
 
 
 def _copied(merge: Merge, output: Output) -> torch.Tensor:
@@ -263,17 +216,53 @@ def _copied(merge: Merge, output: Output) -> torch.Tensor:
     return first
 
 
-def _not_finite(output: Output, tensors: Mapping[str, torch.Tensor]) -> MergeError:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+def _not_finite(merge: Merge, output: Output) -> MergeError:
+    for name, tensor in merge.parts[output.name].names.items():
+        if not torch.isfinite(merge.checkpoints[name].tensor(tensor)).all():
             return MergeError(f"'{name}' holds NaN or infinity in '{output.name}'; nothing was written")
     kind = str(output.dtype).removeprefix("torch.")
     return MergeError(f"the sum of '{output.name}' is too large for {kind}; choose dtype bfloat16 or float32")
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """The torch type of a name such as `bfloat16`. Raises MergeError for one that weights cannot have."""
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values() if dtype.is_floating_point}
-    if name not in known:
-        raise MergeError(f"'{name}' is no type of weights; use {', '.join(known)}")
-    return known[name]
+def _inputs(merge: Merge, hashes: Hashes) -> dict[str, dict[str, Any]]:
+    """Every input with its fingerprint; tensors that were not read in order are read again."""
+    found = {}
+    for name in merge.roles.models:
+        model = merge.checkpoints[name]
+        tensors = {
+            tensor: hashes.finish(
+                name, tensor, info.size, lambda place, part, t=tensor, m=model: m.read(t, place, part)
+            )
+            for tensor, info in model.tensors.items()
+        }
+        found[name] = {"folder": str(model.folder), "fingerprint": fingerprint(tensors)}
+    return found
+
+
+def _write_settings(merge: Merge, place: Path, written: Mapping[str, str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything beside the weights."""
+    types = {output.dtype for output in merge.outputs if output.dtype.is_floating_point}
+    changes: dict[str, Any] = {"tie_word_embeddings": merge.tied}
+    if len(types) == 1:
+        key = "torch_dtype" if "torch_dtype" in merge.anchor.config else "dtype"
+        changes[key] = str(types.pop()).removeprefix("torch.")
+    chat = (merge.chat, merge.vocabularies[merge.chat.name])
+    write_config(place, merge.anchor, chat, merge.rows, changes)
+    write_tokenizer(place, merge.anchor, merge.chat, merge.rows)
+    decisions = describe(merge)
+    record = decisions | {
+        "inputs": inputs,
+        "output": {"fingerprint": fingerprint(written), "tensors": dict(sorted(written.items()))},
+    }
+    (place / "merge.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (place / "README.md").write_text(model_card(record), encoding="utf-8")
+    return record
+
+
+def _force_to_disk(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from merge.engine import BLOCK, Merge
+from merge.operands import BLOCK
+from merge.planning import Merge
 from merge.vocabulary import gather
 
 LARGE_VECTOR = 0.15

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from merge.errors import MergeError
-from merge.expression import Combination
+from merge.formula import Call, Combination, leaves, pair
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Roles:
-    """The combination as `anchor + sum of vectors`.
+    """Who plays which part; `vectors` are the differences that count, between models outside and inside of calls.
 
     The output takes the anchor's vocabulary, tokenizer and configuration; rows of special and chat tokens, the chat
     template and the stop tokens come from `special_from`, or from the formula and the anchor where it is None.
@@ -54,7 +54,7 @@ def assign(
     else from the first minuend. An average has no such model.
     """
     for key, name in (("vocabulary_from", vocabulary_from), ("special_from", special_from)):
-        if name is not None and name not in combination.coefficients:
+        if name is not None and name not in combination.models:
             known = ", ".join(combination.models)
             raise MergeError(f"{key} is '{name}', which '{combination.text}' does not name (it names {known})")
     anchor = vocabulary_from or _widest(combination, pieces)
@@ -65,7 +65,7 @@ def assign(
 
 
 def _widest(combination: Combination, pieces: Mapping[str, Collection[str]]) -> str:
-    positive = [name for name, weight in combination.coefficients.items() if weight > 0]
+    positive = combination.positive
     anchor = positive[0]
     for name in positive[1:]:
         if set(pieces[name]) > set(pieces[anchor]):
@@ -74,19 +74,18 @@ def _widest(combination: Combination, pieces: Mapping[str, Collection[str]]) -> 
 
 
 def _vectors(combination: Combination, anchor: str) -> tuple[Vector, ...]:
-    """`combination - anchor` as differences: what is added is set against what is taken away, in the text's order."""
-    rest = dict(combination.coefficients)
-    rest[anchor] -= 1
-    added = [[name, weight] for name, weight in rest.items() if weight > 1e-12]
-    taken = [[name, -weight] for name, weight in rest.items() if weight < -1e-12]
-    vectors = []
-    while added and taken:
-        weight = min(added[0][1], taken[0][1])
-        vectors.append(Vector(weight, added[0][0], taken[0][0]))
-        for queue in (added, taken):
-            queue[0][1] -= weight
-            if queue[0][1] <= 1e-12:
-                queue.pop(0)
+    """`combination - anchor` as differences, what is added against what is taken away in the text's order; a call sets
+    its models against its base, or against the anchor where it has none."""
+    models = {name: w for name, w in combination.coefficients.items() if name not in combination.vectors}
+    if abs(sum(models.values()) - 1) < 1e-6:
+        vectors = [Vector(*found) for found in pair({anchor: 0.0} | models, anchor)]
+    else:
+        vectors = [Vector(abs(weight), name, anchor) for name, weight in models.items() if weight and name != anchor]
+    for term, weight in combination.terms.items():
+        if isinstance(term, Call):
+            reference = next(leaves(term.base), anchor)
+            names = dict.fromkeys(leaves(term))
+            vectors += [Vector(weight, n, reference) for n in names if n != reference and n not in combination.vectors]
     return tuple(vectors)
 
 

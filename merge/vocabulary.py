@@ -178,26 +178,6 @@ def gather(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return matrix[rows.clamp(min=0)]
 
 
-def merged_rows(
-    plan: RowPlan,
-    roles: Roles,
-    matrices: Mapping[str, torch.Tensor],
-    begin: int,
-    end: int,
-    accumulate: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """Rows `begin` to `end` of an output matrix by the plan's rules, in `accumulate`.
-
-    `matrices[m]` is model m's matrix `[V_m, d]`, or its bias `[V_m]`.
-    """
-    sources = {name: rows[begin:end] for name, rows in plan.sources.items()}
-    total = gather(matrices[roles.anchor], sources[roles.anchor]).to(accumulate, copy=True)
-    shape = (-1,) + (1,) * (total.dim() - 1)
-    for vector in roles.vectors:
-        sides = [gather(matrices[name], sources[name]).to(accumulate) for name in (vector.minuend, vector.subtrahend)]
-        known = _known(vector, sources).view(shape)
-        total += torch.where(known, vector.weight * (sides[0] - sides[1]), torch.zeros((), dtype=accumulate))
-    exact = plan.exact[begin:end]
-    if roles.special_from is not None and bool(exact.any()):
-        total[exact] = matrices[roles.special_from][sources[roles.special_from][exact]].to(accumulate)
-    return total
+def exact_rows(plan: RowPlan, roles: Roles) -> torch.Tensor:
+    """Which rows are those of `special_from`, whatever the formula says, `[rows]`."""
+    return plan.exact if roles.special_from is not None else torch.zeros(plan.height, dtype=torch.bool)

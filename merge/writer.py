@@ -1,10 +1,10 @@
-"""Writing safetensors as a stream: the header first, then the tensors' bytes block by block."""
+"""Writing safetensors in any order: the header first, then each tensor's bytes at their place."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,27 +53,44 @@ def write_index(folder: Path, files: dict[str, list[Output]]) -> None:
 
 
 class ShardWriter:
-    """One safetensors file, written in the order of its header; `close` forces it to disk."""
+    """One safetensors file of known contents; its tensors may be written in any order, by any number of threads."""
 
     def __init__(self, path: Path, outputs: Sequence[Output]) -> None:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         start = 0
+        self.places: dict[str, int] = {}
+        self.sizes = {output.name: output.size for output in outputs}
         for output in outputs:
             offsets = [start, start + output.size]
             header[output.name] = {"dtype": _NAMES[output.dtype], "shape": list(output.shape), "data_offsets": offsets}
+            self.places[output.name] = start
             start = offsets[1]
         text = json.dumps(header, separators=(",", ":")).encode("utf-8")
         text += b" " * (-len(text) % 8)  # the format wants the data aligned
-        self._file = path.open("wb")
-        self._file.write(len(text).to_bytes(8, "little") + text)
+        head = len(text).to_bytes(8, "little") + text
+        self.places = {name: len(head) + place for name, place in self.places.items()}
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.truncate(self._file, len(head) + start)
+        self._put(head, 0)
 
-    def write(self, blocks: Iterator[torch.Tensor]) -> None:
-        """Append a tensor's blocks, in order."""
-        for block in blocks:
-            self._file.write(memoryview(block.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    def write(self, name: str, offset: int, data: memoryview) -> None:
+        """Put bytes of a tensor at their place."""
+        self._put(data, self.places[name] + offset)
+
+    def read(self, name: str, offset: int, into: memoryview) -> None:
+        """Bytes of a tensor as they lie in the file."""
+        os.preadv(self._file, [into], self.places[name] + offset)
+
+    def _put(self, data: bytes | memoryview, place: int) -> None:
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(self._file, view, place)
+            view, place = view[done:], place + done
+
+    def sync(self) -> None:
+        """Force the file to disk."""
+        os.fsync(self._file)
 
     def close(self) -> None:
-        """Force the file to disk and close it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Close the file."""
+        os.close(self._file)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from adapt.errors import AdaptError
 from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
 from merge.errors import ExpressionError, MergeError
-from merge.expression import parse
+from merge.formula import parse
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +64,9 @@ class Merge(Stage):
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Write `model/` and return what was decided and how the models' differences relate."""
-        from merge.engine import dtype_of, prepare, write
+        from merge.engine import write
         from merge.inspect import inspect
+        from merge.planning import dtype_of, prepare
 
         folders = {name: _folder(context, name) for name in parse(self.expression).models}
         model = context.folder / "model"

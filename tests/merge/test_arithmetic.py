@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from merge.checkpoint import Checkpoint
-from merge.engine import prepare, write
+from merge.engine import write
 from merge.inspect import inspect, place_of
 from merge.methods.linear import task_arithmetic
+from merge.planning import prepare
 from tests.conftest import CHAT_TEMPLATE, make_model
 from tests.merge.family import EMBED, HEAD, nudge, plain_tokenizer, save
 from tests.merge.test_row_matching import SIZE, SPECIAL, merged
@@ -167,7 +168,7 @@ def test_what_is_written_is_what_safetensors_writes(three, tmp_path):
 
 def test_large_tensors_are_summed_in_blocks(three, tmp_path, monkeypatch):
     whole, _ = merged(three["float32"], "a + 0.3 * (b - base)", tmp_path / "whole")
-    monkeypatch.setattr("merge.engine.BLOCK", 100)
+    monkeypatch.setattr("merge.operands.BLOCK", 100)
     blocks, _ = merged(three["float32"], "a + 0.3 * (b - base)", tmp_path / "blocks")
     assert all(torch.equal(whole[name], blocks[name]) for name in whole)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge.errors import ExpressionError, MergeError
-from merge.expression import names_in, parse
+from merge.formula import names_in, parse
 from merge.roles import Roles, Vector, assign
 
 

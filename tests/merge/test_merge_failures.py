@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merge.checkpoint import Checkpoint
-from merge.engine import dtype_of, prepare, write
+from merge.engine import write
 from merge.errors import MergeError
+from merge.planning import dtype_of, prepare
 from tests.conftest import make_model
 from tests.merge.family import EMBED, make_family, plain_tokenizer, save
 
@@ -200,7 +201,8 @@ def test_other_rope_settings_are_said(family, broken):
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from merge.engine import prepare, write
+from merge.engine import write
+from merge.planning import prepare
 folders, out, after = json.loads(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 def progress(done, total):
     if done / total > after:

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from merge.engine import prepare, write
+from merge.engine import write
 from merge.errors import MergeError
+from merge.planning import prepare
 from tests.conftest import CHAT_TEMPLATE, UKRAINIAN, make_model, make_tokenizer
 from tests.merge.family import EMBED, GROWN, HEAD, make_family, nudge, plain_tokenizer, save
 

@@ -1,0 +1,298 @@
+"""A formula at work on one tensor: every part of it gives any rows that it is asked for, in float32.
+
+A tensor `[n, ...]` is read as rows `[n, c]` (a vector is one row; of matrices with a row for each token, rows are
+looked up by token). What is needed of a whole tensor, such as a norm, is taken in a pass of its own before the first
+rows are given.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from merge.checkpoint import Checkpoint
+from merge.errors import MergeError
+from merge.formula import Call, Formula, Leaf, Linear, leaves
+from merge.hashes import Hashes, Running
+from merge.methods import METHODS
+from merge.methods.base import Block, Values
+from merge.parameters import Place, value_at
+from merge.random import uniform
+
+BLOCK = 2**17
+"""Elements that are held at once of each input; so many, in float32, stay in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor of the output: `height` rows of `width` elements; `by_token` if each row belongs to a token."""
+
+    name: str
+    height: int
+    width: int
+    place: Place
+    by_token: bool = False
+
+    @property
+    def step(self) -> int:
+        """Rows of a block."""
+        return max(1, BLOCK // max(1, self.width))
+
+    def cuts(self) -> Iterator[tuple[int, int]]:
+        """First row and the row after the last of each block."""
+        for first in range(0, self.height, self.step):
+            yield first, min(first + self.step, self.height)
+
+
+@dataclass
+class Inputs:
+    """What formulas are read from: checkpoints by name, and for each the row that holds each token of the output.
+
+    `name_in[model]` is what a model calls the tensor (its input embedding stands for a head that is tied to it),
+    `special[name]` makes the operands of names that are no models (adapters, saved task vectors).
+    """
+
+    checkpoints: Mapping[str, Checkpoint]
+    sources: Mapping[str, torch.Tensor]
+    name_in: Mapping[str, str]
+    accumulate: torch.dtype = torch.float32
+    hashes: Hashes = field(default_factory=Hashes)
+    special: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Operand(ABC):
+    """A part of a formula, for one tensor."""
+
+    target: Target
+
+    @abstractmethod
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """Rows `[last - first, width]`; the caller's own until it asks again."""
+
+    def known(self, first: int, last: int) -> torch.Tensor | None:
+        """Which of the rows there are, `[last - first]`; None for all of them."""
+        return None
+
+    def add_to(self, total: torch.Tensor, weight: float, first: int, last: int) -> None:
+        """`total += weight * rows`."""
+        total.add_(self.rows(first, last), alpha=weight)
+
+
+class LeafOperand(Operand):
+    """A tensor of a checkpoint, read from its file block by block; hashed on the way if it is read in order."""
+
+    def __init__(self, name: str, target: Target, inputs: Inputs) -> None:
+        self.target, self.model = target, inputs.checkpoints[name]
+        self.tensor = inputs.name_in[name]
+        info = self.model.tensors[self.tensor]
+        self.wanted = inputs.sources[name] if target.by_token else None
+        count = min(target.step, target.height) * target.width
+        own = self.tensor == target.name  # a tied embedding may be read as a head by another thread just now
+        self.hash = inputs.hashes.of(name, self.tensor, info.size) if own else Running(info.size)
+        self.raw = torch.zeros(count, dtype=info.dtype)
+        self.bytes = memoryview(self.raw.view(torch.uint8).numpy()) if count else memoryview(b"")
+        plain = info.dtype == inputs.accumulate
+        self.values = self.raw if plain else torch.empty(count, dtype=inputs.accumulate)
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """The rows, converted; rows of tokens that the model lacks are zero."""
+        count = (last - first) * self.target.width
+        size = self.target.width * self.raw.dtype.itemsize
+        if self.wanted is None:
+            self._read(first * size, 0, (last - first) * size)
+        else:
+            self._gather(self.wanted[first:last].tolist(), size)
+        if self.values is not self.raw:
+            self.values[:count].copy_(self.raw[:count])
+        return self.values[:count].view(last - first, self.target.width)
+
+    def _read(self, place: int, into: int, size: int) -> None:
+        part = self.bytes[into : into + size]
+        self.model.read(self.tensor, place, part)
+        self.hash.update(place, part)
+
+    def _gather(self, rows: list[int], size: int) -> None:
+        """Runs of rows that stand behind each other in the file are read at once."""
+        begin = 0
+        while begin < len(rows):
+            end = begin + 1
+            while end < len(rows) and (rows[end] == rows[end - 1] + 1 if rows[begin] >= 0 else rows[end] < 0):
+                end += 1
+            if rows[begin] >= 0:
+                self._read(rows[begin] * size, begin * size, (end - begin) * size)
+            else:
+                self.raw[begin * self.target.width : end * self.target.width].zero_()
+            begin = end
+
+    def known(self, first: int, last: int) -> torch.Tensor | None:
+        """Rows whose token the model has."""
+        if self.wanted is None:
+            return None
+        found = self.wanted[first:last] >= 0
+        return None if bool(found.all()) else found
+
+
+class LinearOperand(Operand):
+    """`start + sum_i w_i (a_i - b_i)`; a difference counts only in rows that both of its sides have."""
+
+    def __init__(self, formula: Linear, target: Target, inputs: Inputs) -> None:
+        self.target = target
+        self.start = operand(formula.start, target, inputs)
+        self.differences = [
+            (
+                difference.weight,
+                operand(difference.minuend, target, inputs),
+                None if difference.subtrahend is None else operand(difference.subtrahend, target, inputs),
+            )
+            for difference in formula.differences
+        ]
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """Differences are taken before they are weighted; nothing is rounded in between."""
+        total = self.start.rows(first, last)
+        for weight, minuend, subtrahend in self.differences:
+            if subtrahend is None:
+                minuend.add_to(total, weight, first, last)
+                continue
+            difference = minuend.rows(first, last).sub_(subtrahend.rows(first, last))
+            known = both(minuend.known(first, last), subtrahend.known(first, last))
+            if known is not None:
+                difference.mul_(known.unsqueeze(1))
+            total.add_(difference, alpha=weight)
+        return total
+
+    def known(self, first: int, last: int) -> torch.Tensor | None:
+        """Rows that the start has."""
+        return self.start.known(first, last)
+
+
+class CallOperand(Operand):
+    """A method; a row that an input lacks is the base's there, a row that the base lacks is the first model's."""
+
+    def __init__(self, call: Call, target: Target, inputs: Inputs) -> None:
+        self.target, self.seed = target, call.seed
+        self.method = METHODS[call.method]()
+        plain = inputs if inputs.accumulate == torch.float32 else _single(inputs)
+        self.models = [operand(model, target, plain) for model in call.models]
+        self.base = None if call.base is None else operand(call.base, target, plain)
+        self.labels = _labels(call.models)
+        self.values = Values(
+            {name: value_at(setting, target.place) for name, setting in call.common},
+            {name: [value_at(setting, target.place) for setting in settings] for name, settings in call.each},
+        )
+        self.accumulate = inputs.accumulate
+
+    @cached_property
+    def summary(self) -> Any:
+        """What the method knows of the whole tensor."""
+        return self.method.summarise(self._blocks, self.values, (self.target.height, self.target.width))
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """The method's result."""
+        summary = self.summary
+        result = self.method.combine(self._block(first, last), self.values, summary)
+        self._set_by_first(result, first, last)
+        return result.to(self.accumulate)
+
+    def known(self, first: int, last: int) -> torch.Tensor | None:
+        """Rows that any of the models has."""
+        masks = [part.known(first, last) for part in (*self.models, *([self.base] if self.base else []))]
+        if any(mask is None for mask in masks):
+            return None
+        return torch.stack(masks).any(0)
+
+    def _blocks(self) -> Iterator[Block]:
+        for first, last in self.target.cuts():
+            yield self._block(first, last)
+
+    def _block(self, first: int, last: int) -> Block:
+        inputs = [model.rows(first, last) for model in self.models]
+        base = None if self.base is None else self.base.rows(first, last)
+        for part, values in zip((*self.models, self.base), (*inputs, base), strict=True):
+            if values is not None and not math.isfinite(float(values.sum())):
+                raise _not_finite(part, values, self.target)
+        self._fill(inputs, base, first, last)
+        shape = (self.target.height, self.target.width)
+
+        def draw(index: int) -> torch.Tensor:
+            start, count = first * self.target.width, (last - first) * self.target.width
+            return uniform((self.seed, *self.labels[index], self.target.name), start, count).view(last - first, -1)
+
+        return Block(inputs, base, first, shape, draw)
+
+    def _fill(self, inputs: list[torch.Tensor], base: torch.Tensor | None, first: int, last: int) -> None:
+        masks = [model.known(first, last) for model in self.models]
+        if all(mask is None for mask in masks) and (self.base is None or self.base.known(first, last) is None):
+            return
+        whole = torch.ones(last - first, dtype=torch.bool)
+        masks = [whole if mask is None else mask for mask in masks]
+        ground = whole if self.base is None or (mask := self.base.known(first, last)) is None else mask
+        reference = inputs[0].clone() if base is None else base
+        for mask, values in zip(masks[1:], inputs[1:], strict=True):
+            take = mask & ~masks[0] if base is None else mask & ~ground
+            reference[take] = values[take]
+        if base is not None:
+            base[~ground & masks[0]] = inputs[0][~ground & masks[0]]
+        for mask, values in zip(masks, inputs, strict=True):
+            lacking = ~(mask & ground)
+            values[lacking] = reference[lacking]
+
+    def _set_by_first(self, result: torch.Tensor, first: int, last: int) -> None:
+        """Rows without a base are no sum of differences: they are the row of the first model that has them."""
+        ground = None if self.base is None else self.base.known(first, last)
+        if ground is None:
+            return
+        open_rows = ~ground
+        for model in self.models:
+            mask = model.known(first, last)
+            take = open_rows if mask is None else open_rows & mask
+            if bool(take.any()):
+                result[take] = model.rows(first, last)[take]
+                open_rows &= ~take
+
+
+def _single(inputs: Inputs) -> Inputs:
+    return Inputs(inputs.checkpoints, inputs.sources, inputs.name_in, torch.float32, inputs.hashes, inputs.special)
+
+
+def _labels(models: tuple[Formula, ...]) -> list[tuple[str, int]]:
+    """What each input's random numbers are keyed by: its models, and how often they came before."""
+    seen: Counter[str] = Counter()
+    labels = []
+    for model in models:
+        text = "+".join(leaves(model))
+        labels.append((text, seen[text]))
+        seen[text] += 1
+    return labels
+
+
+def both(left: torch.Tensor | None, right: torch.Tensor | None) -> torch.Tensor | None:
+    """Rows that two parts have; None for all."""
+    if left is None or right is None:
+        return right if left is None else left
+    return left & right
+
+
+def _not_finite(part: Operand | None, values: torch.Tensor, target: Target) -> MergeError:
+    name = part.model.name if isinstance(part, LeafOperand) else "a part of the formula"
+    if bool(torch.isfinite(values).all()):
+        return MergeError(f"the values of '{target.name}' in '{name}' are too large to be summed")
+    return MergeError(f"'{name}' holds NaN or infinity in '{target.name}'; nothing was written")
+
+
+def operand(formula: Formula, target: Target, inputs: Inputs) -> Operand:
+    """A formula at work on a tensor."""
+    if isinstance(formula, Leaf):
+        if formula.name in inputs.special:
+            return inputs.special[formula.name](target, inputs)
+        return LeafOperand(formula.name, target, inputs)
+    if isinstance(formula, Linear):
+        return LinearOperand(formula, target, inputs)
+    return CallOperand(formula, target, inputs)

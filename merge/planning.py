@@ -1,0 +1,206 @@
+"""A merge that was checked from headers and tokenizers alone: every tensor and every row of the output is planned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from merge.checkpoint import DTYPES, Checkpoint
+from merge.errors import MergeError
+from merge.formula import Combination, Formula, parse
+from merge.hashes import Hashes
+from merge.operands import Inputs, Target
+from merge.parameters import Place, places
+from merge.policy import chat_template, check_same_architecture, rope_warnings
+from merge.roles import Roles, assign
+from merge.vocabulary import RowPlan, Vocabulary, plan_rows, read_vocabulary
+from merge.writer import Output
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one tensor of the output comes about: its formula, its place, and what each model calls it."""
+
+    formula: Formula
+    place: Place
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge that can now be written or inspected; `parts` has an entry for each tensor of the output."""
+
+    combination: Combination
+    parts: Mapping[str, Part]
+    checkpoints: Mapping[str, Checkpoint]
+    vocabularies: Mapping[str, Vocabulary]
+    roles: Roles
+    rows: RowPlan
+    outputs: tuple[Output, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def anchor(self) -> Checkpoint:
+        """The model whose vocabulary and configuration the output has."""
+        return self.checkpoints[self.roles.anchor]
+
+    @property
+    def chat(self) -> Checkpoint:
+        """The model whose chat tokens and template the output has."""
+        return self.checkpoints[self.roles.special_from or self.roles.anchor]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output's head is its input embedding."""
+        return not any(self.checkpoints[name].head for name in self.roles.models)
+
+    def target(self, output: Output) -> Target:
+        """A tensor of the output as rows."""
+        return target_of(output, self.parts[output.name].place, self.anchor.is_vocabulary(output.name))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the output's tensors."""
+        return sum(output.size for output in self.outputs)
+
+    def key(self, files: Mapping[str, Sequence[Output]]) -> str:
+        """A hash of all that the bytes of the output depend on; inputs count with their files' sizes and times."""
+        stats = {
+            str(file): (file.stat().st_size, file.stat().st_mtime_ns)
+            for name in self.roles.models
+            for file in sorted({info.file for info in self.checkpoints[name].tensors.values()})
+        }
+        layout = {name: [repr(output) for output in outputs] for name, outputs in files.items()}
+        formulas = sorted({repr(part) for part in self.parts.values()})
+        content = [formulas, self.roles.anchor, self.roles.special_from, stats, layout]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def inputs(self, output: Output, hashes: Hashes | None = None) -> Inputs:
+        """Where a tensor of the output is read from. Sums are float64 where an input is float32."""
+        names = self.parts[output.name].names
+        types = {self.checkpoints[name].tensors[tensor].dtype for name, tensor in names.items()}
+        wide = bool(types & {torch.float32, torch.float64})
+        accumulate = torch.float64 if wide else torch.float32
+        return Inputs(self.checkpoints, self.rows.sources, names, accumulate, hashes or Hashes())
+
+
+def tensor_of(model: Checkpoint, name: str) -> str:
+    """What a model calls a tensor of the output: its input embedding stands for a head that is tied to it."""
+    is_head = model.is_vocabulary(name) and name.endswith("weight") and name != model.embedding
+    return model.embedding if is_head and model.head is None else name
+
+
+def target_of(output: Output, place: Place, by_token: bool) -> Target:
+    """A tensor `[n, ...]` as n rows; a vector is one row, unless each of its elements belongs to a token."""
+    count = torch.Size(output.shape).numel()
+    height = output.shape[0] if len(output.shape) > 1 or (by_token and output.shape) else 1
+    return Target(output.name, height, count // max(1, height), place, by_token)
+
+
+def prepare(
+    expression: str,
+    folders: Mapping[str, Path],
+    dtype: torch.dtype | None = None,
+    vocabulary_from: str | None = None,
+    special_from: str | None = None,
+) -> Merge:
+    """Check everything that can be checked before a tensor is read, and plan every tensor and every row.
+
+    `folders` maps the expression's names to checkpoints; `dtype` is that of the output (default: the anchor's).
+    Raises MergeError (ExpressionError for the text) with one line.
+    """
+    combination = parse(expression)
+    missing = [name for name in combination.models if name not in folders]
+    if missing:
+        raise MergeError(f"'{expression}' names '{missing[0]}', but no folder is given for it")
+    checkpoints = {name: Checkpoint(name, Path(folders[name])) for name in combination.models}
+    vocabularies = {name: read_vocabulary(model.folder, name) for name, model in checkpoints.items()}
+    pieces = {name: vocabulary.pieces for name, vocabulary in vocabularies.items()}
+    roles = assign(
+        combination, pieces, lambda name: bool(chat_template(checkpoints[name].folder)), vocabulary_from, special_from
+    )
+    anchor = checkpoints[roles.anchor]
+    warnings: list[str] = []
+    for other in checkpoints.values():
+        check_same_architecture(anchor, other)
+        check_tensors(anchor, other)
+        warnings += rope_warnings(anchor, other)
+    rows = plan_rows(roles, checkpoints, vocabularies)
+    warnings += _dropped(combination, roles, rows)
+    outputs = tuple(_outputs(anchor, [checkpoints[name] for name in roles.models], rows, dtype))
+    parts = _parts(combination.formula(roles.anchor), roles, checkpoints, outputs)
+    return Merge(combination, parts, checkpoints, vocabularies, roles, rows, outputs, tuple(warnings))
+
+
+def _parts(
+    formula: Formula, roles: Roles, checkpoints: Mapping[str, Checkpoint], outputs: Sequence[Output]
+) -> dict[str, Part]:
+    found = places(output.name for output in outputs)
+    return {
+        name: Part(formula, place, {model: tensor_of(checkpoints[model], name) for model in roles.models})
+        for name, place in found.items()
+    }
+
+
+def check_tensors(anchor: Checkpoint, other: Checkpoint) -> None:
+    """Raise MergeError where two models do not have the same tensors with the same shapes, but for rows of tokens."""
+    heads = {anchor.head, other.head}
+    for left, right in ((anchor, other), (other, anchor)):
+        lacking = [name for name in left.tensors if name not in right.tensors and name not in heads]
+        if lacking:
+            raise MergeError(f"'{right.name}' has no tensor '{lacking[0]}', which '{left.name}' has")
+    for name, info in anchor.tensors.items():
+        if name not in other.tensors:
+            continue
+        theirs, cut = other.tensors[name].shape, 1 if anchor.is_vocabulary(name) else 0
+        if info.shape[cut:] != theirs[cut:]:
+            raise MergeError(
+                f"'{name}' has shape {list(info.shape)} in '{anchor.name}' and {list(theirs)} in '{other.name}'"
+            )
+
+
+def _dropped(combination: Combination, roles: Roles, rows: RowPlan) -> Iterator[str]:
+    for name, count in rows.counts["dropped"].items():
+        if name in combination.positive:
+            yield (
+                f"{count} tokens of '{name}' are lost, the output has the vocabulary of '{roles.anchor}'; "
+                f"set vocabulary_from to '{name}' to keep them"
+            )
+
+
+def _outputs(
+    anchor: Checkpoint, models: list[Checkpoint], rows: RowPlan, dtype: torch.dtype | None
+) -> Iterator[Output]:
+    """The tensors of the output in the anchor's order; a head of its own as soon as one model has one."""
+    heads = [model.head for model in models if model.head]
+    for name, info in anchor.tensors.items():
+        if (
+            name == anchor.head
+            or (heads and name in heads)
+            or (anchor.head is None and name.endswith("lm_head.weight"))
+        ):
+            continue
+        yield _output(anchor, name, info.dtype, info.shape, rows, dtype)
+    if heads:
+        info = anchor.tensors[anchor.head or anchor.embedding]
+        yield _output(anchor, heads[0], info.dtype, info.shape, rows, dtype)
+
+
+def _output(
+    anchor: Checkpoint, name: str, own: torch.dtype, shape: tuple[int, ...], rows: RowPlan, dtype: torch.dtype | None
+) -> Output:
+    chosen = dtype if dtype is not None and own.is_floating_point else own
+    return Output(name, chosen, (rows.height, *shape[1:]) if anchor.is_vocabulary(name) else shape)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch type of a name such as `bfloat16`. Raises MergeError for one that weights cannot have."""
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values() if dtype.is_floating_point}
+    if name not in known:
+        raise MergeError(f"'{name}' is no type of weights; use {', '.join(known)}")
+    return known[name]

@@ -13,6 +13,7 @@ import typer
 
 from adapt import __version__
 from adapt.errors import AdaptError
+from merge.commands import app as merge_app
 
 app = typer.Typer(
     name="adapt",
@@ -24,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(merge_app, name="merge")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 Starter = Literal["lang", "domain", "merge"]

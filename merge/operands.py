@@ -192,7 +192,10 @@ class CallOperand(Operand):
     @cached_property
     def summary(self) -> Any:
         """What the method knows of the whole tensor."""
-        return self.method.summarise(self._blocks, self.values, (self.target.height, self.target.width))
+        try:
+            return self.method.summarise(self._blocks, self.values, (self.target.height, self.target.width))
+        except MergeError as error:
+            raise MergeError(f"'{self.target.name}' by {self.method.name}: {error}") from error
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """The method's result."""

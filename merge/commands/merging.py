@@ -1,0 +1,137 @@
+"""`adapt merge EXPRESSION NAME=FOLDER... -o OUT`, or a YAML file in the place of the expression."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from merge.commands.output import Models, Output, plain_errors, progress_bar, shown_size, size_of
+from merge.errors import MergeError
+
+if TYPE_CHECKING:
+    from merge.planning import Merge
+
+What = Annotated[
+    str, typer.Argument(metavar="EXPRESSION|FILE.yaml", help="The expression, or a YAML file (ours or mergekit's).")
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="The type of the result's weights.", show_default=False),
+]
+VocabularyFrom = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whose vocabulary the result has.", show_default=False)
+]
+SpecialFrom = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whose chat tokens and template it has.", show_default=False)
+]
+ShardSize = Annotated[str, typer.Option(metavar="SIZE", help="The most bytes of a file.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tensors merged at once; default: one a core.", show_default=False),
+]
+Unrelated = Annotated[
+    bool, typer.Option("--unrelated", help="Merge models that do not seem to come from one ancestor.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the headers, print the plan, write nothing.")]
+Engine = Annotated[Literal["adapt", "mergekit"], typer.Option(help="Who merges a YAML file.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+
+
+def write(
+    what: What,
+    output: Output,
+    models: Models = None,
+    dtype: Dtype = None,
+    vocabulary_from: VocabularyFrom = None,
+    special_from: SpecialFrom = None,
+    shard_size: ShardSize = "5GB",
+    threads: Threads = None,
+    unrelated: Unrelated = False,
+    dry_run: DryRun = False,
+    engine: Engine = "adapt",
+    quiet: Quiet = False,
+) -> None:
+    """Merge checkpoints into a new one.
+
+    An expression adds models and differences of models (cpt + 0.8 * (instruct - base)) and calls methods
+    (ties(base, [a: 1, b: 0.5], density=0.3)); adapt merge methods lists these. Everything is checked from the files'
+    headers before a tensor is read. A merge that was killed goes on where it stopped.
+    """
+    with plain_errors():
+        if engine == "mergekit":
+            _by_mergekit(what, output, models)
+            return
+        started = time.perf_counter()
+        merge = prepared(what, models or [], dtype, vocabulary_from, special_from)
+        if not quiet:
+            _show_plan(merge, output, time.perf_counter() - started)
+        _check(merge, output, unrelated)
+        if dry_run:
+            return
+        from merge.engine import write as write_merge
+
+        with progress_bar(quiet) as progress:
+            record = write_merge(merge, output, size_of(shard_size), progress, threads)
+        if not quiet:
+            typer.echo(f"wrote {output} in {time.perf_counter() - started:.1f} s ({record['output']['fingerprint']})")
+
+
+def _check(merge: Merge, output: Path, unrelated: bool) -> None:
+    from merge.ancestry import check_ancestry
+    from merge.engine import check_output
+
+    check_output(merge, output)
+    if not unrelated:
+        check_ancestry(merge)
+
+
+def prepared(
+    what: str, models: list[str], dtype: str | None, vocabulary_from: str | None, special_from: str | None
+) -> Merge:
+    """The plan of an expression or of a YAML file."""
+    if what.endswith((".yaml", ".yml")):
+        if models or dtype or vocabulary_from or special_from:
+            raise MergeError(f"'{what}' says all about its merge; write models, dtype and roles into it")
+        from merge.yaml_files import prepare_yaml
+
+        return prepare_yaml(Path(what))
+    from merge.locations import folders_of, named
+    from merge.planning import dtype_of, prepare
+
+    places = named(models)
+    from merge.formula import names_in
+
+    folders = folders_of(names_in(what), places)
+    return prepare(what, folders, dtype_of(dtype) if dtype else None, vocabulary_from, special_from)
+
+
+def _by_mergekit(what: str, output: Path, models: list[str] | None) -> None:
+    if models or not what.endswith((".yaml", ".yml")):
+        raise MergeError("--engine mergekit takes one of mergekit's YAML files and nothing else")
+    from merge.yaml_files import run_mergekit
+
+    run_mergekit(Path(what), output)
+    typer.echo(f"mergekit wrote {output}")
+
+
+def _show_plan(merge: Merge, output: Path, seconds: float) -> None:
+    from merge.preflight import preflight
+
+    plan = preflight(merge)
+    rows = merge.rows.counts
+    typer.echo(f"{merge.combination.text}  ->  {output}")
+    typer.echo(
+        f"  reads {shown_size(plan['read'])} ({plan['passes']} passes at most), writes {shown_size(plan['written'])}, "
+        f"{plan['tensors']} tensors; checked in {seconds:.1f} s"
+    )
+    special = merge.roles.special_from or "the formula"
+    typer.echo(f"  vocabulary of {merge.roles.anchor}, special and chat tokens of {special}")
+    typer.echo(
+        f"  rows: {rows['shared'] + rows['partly']:,} by the formula, {rows['anchor_only']:,} only in "
+        f"{merge.roles.anchor}, {rows['special']:,} special, {rows['appended']:,} appended, {rows['padding']:,} padding"
+    )
+    for warning in merge.warnings:
+        typer.echo(f"  warning: {warning}")

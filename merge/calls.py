@@ -52,7 +52,7 @@ def _models(
     if plain:
         raise reader.fail(f"{method.name} takes {_usage(method)}", plain[0].position)
     base = given.get("base") or []
-    if method.base == "required" and not base:
+    if method.base == "required" and (not base or isinstance(base[0].value, Listing)):
         raise reader.fail(f"{method.name} needs a base: {_usage(method)}", node.position)
     if method.base == "none" and base:
         raise reader.fail(f"{method.name} has no base: {_usage(method)}", base[0].position)

@@ -59,8 +59,62 @@ def read_json(path: Path) -> Any:
         raise MergeError(f"cannot read '{path}': {error}") from error
 
 
+def header_of(path: Path) -> dict[str, TensorInfo]:
+    """What the header of a safetensors file says.
+
+    Raises MergeError for a file that is cut short or whose header does not fit it, and for types that are no weights.
+    """
+    try:
+        with safe_open(path, framework="pt"):  # checks that header and file fit each other
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entries = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MergeError(f"'{path}' is cut short or broken: {error}") from error
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        if entry["dtype"] not in DTYPES:
+            raise MergeError(f"'{path}' holds '{name}' as {entry['dtype']}, which cannot be added or subtracted")
+    return {
+        name: TensorInfo(path, DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
+        for name, e in entries.items()
+    }
+
+
+class TensorFiles:
+    """Tensors in safetensors files, of which any part can be read."""
+
+    tensors: Mapping[str, TensorInfo]
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def read(self, name: str, first: int, into: memoryview) -> None:
+        """Copy a tensor's bytes from the `first` on into memory; any number of threads may do so at once.
+
+        Raises MergeError where the file has become shorter than its header says.
+        """
+        info = self.tensors[name]
+        descriptor = self._descriptors.get(info.file)
+        if descriptor is None:
+            with _OPENING:
+                descriptor = self._descriptors.setdefault(info.file, os.open(info.file, os.O_RDONLY))
+        done, place = 0, info.start + first
+        while done < len(into):
+            count = os.preadv(descriptor, [into[done:]], place + done)
+            if count == 0:
+                raise MergeError(f"'{info.file}' is cut short: '{name}' is not all there")
+            done += count
+
+    def close(self) -> None:
+        """Close the files that `read` has opened."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+
 @dataclass
-class Checkpoint:
+class Checkpoint(TensorFiles):
     """One model's folder. Opening it reads headers only; `tensor` maps a tensor's bytes, `read` copies some of them.
 
     Raises MergeError on opening for a folder without safetensors, an index that leads out of the folder or does not
@@ -72,9 +126,9 @@ class Checkpoint:
     config: Mapping[str, Any] = field(init=False)
     tensors: Mapping[str, TensorInfo] = field(init=False)
     _files: dict[Path, Any] = field(init=False, default_factory=dict)
-    _descriptors: dict[Path, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__init__()
         self.config = read_json(self.folder / "config.json")
         if self.config.get("quantization_config"):
             raise MergeError(
@@ -108,43 +162,9 @@ class Checkpoint:
     def _header(self, path: Path) -> dict[str, TensorInfo]:
         if not path.exists():
             raise MergeError(f"'{self.folder / INDEX}' names '{path.name}', which is missing")
-        try:
-            self._files[path] = safe_open(path, framework="pt")  # checks that header and file fit each other
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                entries = json.loads(file.read(length))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise MergeError(f"'{path}' is cut short or broken: {error}") from error
-        entries.pop("__metadata__", None)
-        for name, entry in entries.items():
-            if entry["dtype"] not in DTYPES:
-                raise MergeError(f"'{path}' holds '{name}' as {entry['dtype']}, which cannot be added or subtracted")
-        return {
-            name: TensorInfo(path, DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
-            for name, e in entries.items()
-        }
-
-    def read(self, name: str, first: int, into: memoryview) -> None:
-        """Copy a tensor's bytes from the `first` on into memory; any number of threads may do so at once.
-
-        Raises MergeError where the file has become shorter than its header says.
-        """
-        info = self.tensors[name]
-        descriptor = self._descriptors.get(info.file)
-        if descriptor is None:
-            with _OPENING:
-                descriptor = self._descriptors.setdefault(info.file, os.open(info.file, os.O_RDONLY))
-        done, place = 0, info.start + first
-        while done < len(into):
-            count = os.preadv(descriptor, [into[done:]], place + done)
-            if count == 0:
-                raise MergeError(f"'{info.file}' is cut short: '{name}' is not all there")
-            done += count
-
-    def close(self) -> None:
-        """Close the files that `read` has opened."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        header = header_of(path)
+        self._files[path] = safe_open(path, framework="pt")
+        return header
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor, mapped from the file. Raises MergeError where there is none."""

@@ -35,20 +35,23 @@ def write(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
     threads: int | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write the merged checkpoint to `folder`, which appears whole or not at all, and return what was decided.
 
     Sums are taken in float32 (float64 where an input of a plain sum is float32) and rounded once. The bytes do not
     depend on the number of `threads` (default: one for each core) or the size of shards. A merge that was killed goes
-    on where it stopped when it is written again. `progress` is told the bytes done and in all. Raises MergeError
-    where `folder` holds something already, for too little space, for NaN or infinity in an input, and for a result
-    that the output's type cannot hold.
+    on where it stopped when it is written again. `progress` is told the bytes done and in all; `beside` are further
+    files by name, with their text. Raises MergeError where `folder` holds something already, for too little space, for
+    NaN or infinity in an input, and for a result that the output's type cannot hold.
     """
     check_output(merge, folder)
     place = unfinished(folder)
     files = shards(merge.outputs, shard_size)
     try:
         with Journal(place, merge.key(files)) as journal:
+            for name, text in (beside or {}).items():
+                (place / name).write_text(text, encoding="utf-8")
             decisions = _write_all(merge, place, files, journal, progress, threads)
     except BusyError:
         raise
@@ -226,9 +229,9 @@ def _not_finite(merge: Merge, output: Output) -> MergeError:
 
 def _inputs(merge: Merge, hashes: Hashes) -> dict[str, dict[str, Any]]:
     """Every input with its fingerprint; tensors that were not read in order are read again."""
+    sources = {name: merge.checkpoints[name] for name in merge.roles.models}
     found = {}
-    for name in merge.roles.models:
-        model = merge.checkpoints[name]
+    for name, model in (sources | {name: vector.adapter for name, vector in merge.adapters.items()}).items():
         tensors = {
             tensor: hashes.finish(
                 name, tensor, info.size, lambda place, part, t=tensor, m=model: m.read(t, place, part)

@@ -36,9 +36,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Linear:
-    """`start + sum of differences`."""
+    """`start + sum of differences`; without a start it is a task vector."""
 
-    start: Formula
+    start: Formula | None
     differences: tuple[Difference, ...]
 
 
@@ -95,6 +95,13 @@ class Combination:
         calls = [name for term in self.terms for name in _bases(term)]
         return tuple(dict.fromkeys(taken + calls))
 
+    def vector(self) -> Linear:
+        """A combination that is a task vector, as differences alone."""
+        begin = Leaf(self.positive[0])
+        moved = self.terms | {begin: self.terms[begin] + 1.0}
+        whole = linear(moved, begin, self.vectors)
+        return Linear(None, whole.differences if isinstance(whole, Linear) else ())
+
     def _vector(self, term: Formula) -> bool:
         return isinstance(term, Leaf) and term.name in self.vectors
 
@@ -103,8 +110,10 @@ class Combination:
         return linear(self.terms, Leaf(start) if self.terms.get(Leaf(start), 0) > 0 else None, self.vectors)
 
 
-def parse(text: str, vectors: Collection[str] = ()) -> Combination:
+def parse(text: str, vectors: Collection[str] = (), total: int = 1) -> Combination:
     """Read an expression and reduce it; the names in `vectors` are adapters or saved task vectors.
+
+    `total` is what the models' coefficients must sum to: 1 for a model, 0 for a task vector.
 
     Raises ExpressionError, with the character, for a mistake in the writing, for a product or quotient of models, for
     a sum of a model and a number, for coefficients that do not sum to 1 (the result would be no model), and for a
@@ -119,7 +128,7 @@ def parse(text: str, vectors: Collection[str] = ()) -> Combination:
         raise ExpressionError("no model is named", text, 0)
     if constant:
         raise ExpressionError(f"the number {constant:g} is added to a model; numbers only multiply", text, 0)
-    reader.check_sum(values, 1, 0)
+    reader.check_sum(values, total, 0)
     return Combination(text, values, _has_difference(node), names, frozenset(vectors))
 
 
@@ -193,14 +202,22 @@ def _made_of(formula: Formula) -> Iterator[str]:
         for difference in formula.differences:
             yield from _made_of(difference.minuend)
     else:
-        for model in formula.models:
+        for model in _mixed(formula):
             yield from _made_of(model)
+
+
+def _mixed(call: Call) -> tuple[Formula, ...]:
+    """The models that a call mixes; a base counts where it is one of them, as in slerp(a, b)."""
+    from merge.methods import METHODS
+
+    mixed_base = (call.base,) if call.base is not None and not METHODS[call.method].ancestor else ()
+    return (*mixed_base, *call.models)
 
 
 def _bases(formula: Formula | None) -> Iterator[str]:
     if isinstance(formula, Call):
-        yield from leaves(formula.base)
-        for model in formula.models:
+        yield from (name for name in leaves(formula.base) if formula.base not in _mixed(formula))
+        for model in _mixed(formula):
             yield from _bases(model)
     elif isinstance(formula, Linear):
         yield from _bases(formula.start)
@@ -219,7 +236,7 @@ def _has_difference(node: Node) -> bool:
 def _has_base(keyword: str | None, method: str) -> bool:
     from merge.methods import METHODS
 
-    return keyword == "base" or (method in METHODS and METHODS[method].base == "required")
+    return keyword == "base" or (method in METHODS and METHODS[method].base == "required" and METHODS[method].ancestor)
 
 
 class _Reader:
@@ -268,8 +285,10 @@ class _Reader:
         """Raise where the coefficients of the models do not sum to what they must."""
         total = self.total(terms)
         if abs(total - wanted) > 1e-6:
-            raise self.fail(
-                f"the models' coefficients sum to {total:g}, not to {wanted}, so the result would be no model; write "
-                "differences like cpt + 0.8 * (instruct - base) or averages like 0.5 * a + 0.5 * b",
-                position,
+            advice = (
+                "so the result would be no model; write differences like cpt + 0.8 * (instruct - base) or averages "
+                "like 0.5 * a + 0.5 * b"
+                if wanted
+                else "so it is no task vector; write a difference like instruct - base"
             )
+            raise self.fail(f"the models' coefficients sum to {total:g}, not to {wanted}, {advice}", position)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from merge.checkpoint import Checkpoint
 from merge.errors import MergeError
 from merge.formula import Call, Formula, Leaf, Linear, leaves
 from merge.hashes import Hashes, Running
+from merge.lacking import fill, take_over
 from merge.methods import METHODS
 from merge.methods.base import Block, Values
 from merge.parameters import Place, value_at
@@ -144,7 +145,8 @@ class LinearOperand(Operand):
 
     def __init__(self, formula: Linear, target: Target, inputs: Inputs) -> None:
         self.target = target
-        self.start = operand(formula.start, target, inputs)
+        self.dtype = inputs.accumulate
+        self.start = None if formula.start is None else operand(formula.start, target, inputs)
         self.differences = [
             (
                 difference.weight,
@@ -156,7 +158,10 @@ class LinearOperand(Operand):
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Differences are taken before they are weighted; nothing is rounded in between."""
-        total = self.start.rows(first, last)
+        if self.start is None:
+            total = torch.zeros(last - first, self.target.width, dtype=self.dtype)
+        else:
+            total = self.start.rows(first, last)
         for weight, minuend, subtrahend in self.differences:
             if subtrahend is None:
                 minuend.add_to(total, weight, first, last)
@@ -170,7 +175,7 @@ class LinearOperand(Operand):
 
     def known(self, first: int, last: int) -> torch.Tensor | None:
         """Rows that the start has."""
-        return self.start.known(first, last)
+        return None if self.start is None else self.start.known(first, last)
 
 
 class CallOperand(Operand):
@@ -183,10 +188,7 @@ class CallOperand(Operand):
         self.models = [operand(model, target, plain) for model in call.models]
         self.base = None if call.base is None else operand(call.base, target, plain)
         self.labels = _labels(call.models)
-        self.values = Values(
-            {name: value_at(setting, target.place) for name, setting in call.common},
-            {name: [value_at(setting, target.place) for setting in settings] for name, settings in call.each},
-        )
+        self.values = values_of(call, target.place)
         self.accumulate = inputs.accumulate
 
     @cached_property
@@ -201,7 +203,9 @@ class CallOperand(Operand):
         """The method's result."""
         summary = self.summary
         result = self.method.combine(self._block(first, last), self.values, summary)
-        self._set_by_first(result, first, last)
+        parts = (*self.models, *([self.base] if self.base else []))
+        known = [part.known(first, last) for part in parts]
+        take_over(result, known, known[-1] if self.base else None, [partial(part.rows, first, last) for part in parts])
         return result.to(self.accumulate)
 
     def known(self, first: int, last: int) -> torch.Tensor | None:
@@ -221,7 +225,8 @@ class CallOperand(Operand):
         for part, values in zip((*self.models, self.base), (*inputs, base), strict=True):
             if values is not None and not math.isfinite(float(values.sum())):
                 raise _not_finite(part, values, self.target)
-        self._fill(inputs, base, first, last)
+        base_known = None if self.base is None else self.base.known(first, last)
+        fill(inputs, base, [model.known(first, last) for model in self.models], base_known)
         shape = (self.target.height, self.target.width)
 
         def draw(index: int) -> torch.Tensor:
@@ -230,35 +235,13 @@ class CallOperand(Operand):
 
         return Block(inputs, base, first, shape, draw)
 
-    def _fill(self, inputs: list[torch.Tensor], base: torch.Tensor | None, first: int, last: int) -> None:
-        masks = [model.known(first, last) for model in self.models]
-        if all(mask is None for mask in masks) and (self.base is None or self.base.known(first, last) is None):
-            return
-        whole = torch.ones(last - first, dtype=torch.bool)
-        masks = [whole if mask is None else mask for mask in masks]
-        ground = whole if self.base is None or (mask := self.base.known(first, last)) is None else mask
-        reference = inputs[0].clone() if base is None else base
-        for mask, values in zip(masks[1:], inputs[1:], strict=True):
-            take = mask & ~masks[0] if base is None else mask & ~ground
-            reference[take] = values[take]
-        if base is not None:
-            base[~ground & masks[0]] = inputs[0][~ground & masks[0]]
-        for mask, values in zip(masks, inputs, strict=True):
-            lacking = ~(mask & ground)
-            values[lacking] = reference[lacking]
 
-    def _set_by_first(self, result: torch.Tensor, first: int, last: int) -> None:
-        """Rows without a base are no sum of differences: they are the row of the first model that has them."""
-        ground = None if self.base is None else self.base.known(first, last)
-        if ground is None:
-            return
-        open_rows = ~ground
-        for model in self.models:
-            mask = model.known(first, last)
-            take = open_rows if mask is None else open_rows & mask
-            if bool(take.any()):
-                result[take] = model.rows(first, last)[take]
-                open_rows &= ~take
+def values_of(call: Call, place: Place) -> Values:
+    """The parameters of a call for one tensor."""
+    return Values(
+        {name: value_at(setting, place) for name, setting in call.common},
+        {name: [value_at(setting, place) for setting in settings] for name, settings in call.each},
+    )
 
 
 def _single(inputs: Inputs) -> Inputs:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from merge.adapters import Adapter, AdapterVector, check_used, is_adapter, vector_of
 from merge.checkpoint import DTYPES, Checkpoint
 from merge.errors import MergeError
-from merge.formula import Combination, Formula, parse
+from merge.formula import Call, Combination, Formula, Linear, names_in, parse
 from merge.hashes import Hashes
-from merge.operands import Inputs, Target
-from merge.parameters import Place, places
+from merge.methods import METHODS
+from merge.operands import Inputs, Target, values_of
+from merge.parameters import Place
+from merge.parameters import places as places_of
 from merge.policy import chat_template, check_same_architecture, rope_warnings
 from merge.roles import Roles, assign
+from merge.task_vectors import is_task_vector
 from merge.vocabulary import RowPlan, Vocabulary, plan_rows, read_vocabulary
 from merge.writer import Output
 
@@ -43,6 +47,7 @@ class Merge:
     rows: RowPlan
     outputs: tuple[Output, ...]
     warnings: tuple[str, ...]
+    adapters: Mapping[str, AdapterVector] = field(default_factory=dict)
 
     @property
     def anchor(self) -> Checkpoint:
@@ -72,8 +77,11 @@ class Merge:
         """A hash of all that the bytes of the output depend on; inputs count with their files' sizes and times."""
         stats = {
             str(file): (file.stat().st_size, file.stat().st_mtime_ns)
-            for name in self.roles.models
-            for file in sorted({info.file for info in self.checkpoints[name].tensors.values()})
+            for source in (
+                *(self.checkpoints[name] for name in self.roles.models),
+                *(vector.adapter for vector in self.adapters.values()),
+            )
+            for file in sorted({info.file for info in source.tensors.values()})
         }
         layout = {name: [repr(output) for output in outputs] for name, outputs in files.items()}
         formulas = sorted({repr(part) for part in self.parts.values()})
@@ -86,7 +94,7 @@ class Merge:
         types = {self.checkpoints[name].tensors[tensor].dtype for name, tensor in names.items()}
         wide = bool(types & {torch.float32, torch.float64})
         accumulate = torch.float64 if wide else torch.float32
-        return Inputs(self.checkpoints, self.rows.sources, names, accumulate, hashes or Hashes())
+        return Inputs(self.checkpoints, self.rows.sources, names, accumulate, hashes or Hashes(), self.adapters)
 
 
 def tensor_of(model: Checkpoint, name: str) -> str:
@@ -108,17 +116,23 @@ def prepare(
     dtype: torch.dtype | None = None,
     vocabulary_from: str | None = None,
     special_from: str | None = None,
+    as_vector: bool = False,
 ) -> Merge:
     """Check everything that can be checked before a tensor is read, and plan every tensor and every row.
 
-    `folders` maps the expression's names to checkpoints; `dtype` is that of the output (default: the anchor's).
+    `folders` maps the expression's names to checkpoints, LoRA adapters and saved task vectors; `dtype` is that of the
+    output (default: the anchor's). With `as_vector` the expression is a task vector, such as `instruct - base`.
     Raises MergeError (ExpressionError for the text) with one line.
     """
-    combination = parse(expression)
-    missing = [name for name in combination.models if name not in folders]
+    names = names_in(expression)
+    missing = [name for name in names if name not in folders]
     if missing:
         raise MergeError(f"'{expression}' names '{missing[0]}', but no folder is given for it")
-    checkpoints = {name: Checkpoint(name, Path(folders[name])) for name in combination.models}
+    places = {name: Path(folders[name]) for name in names}
+    adapters = {name: Adapter(name, folder) for name, folder in places.items() if is_adapter(folder)}
+    vectors = [name for name, folder in places.items() if name in adapters or is_task_vector(folder)]
+    combination = parse(expression, vectors, 0 if as_vector else 1)
+    checkpoints = {name: Checkpoint(name, folder) for name, folder in places.items() if name not in adapters}
     vocabularies = {name: read_vocabulary(model.folder, name) for name, model in checkpoints.items()}
     pieces = {name: vocabulary.pieces for name, vocabulary in vocabularies.items()}
     roles = assign(
@@ -133,18 +147,34 @@ def prepare(
     rows = plan_rows(roles, checkpoints, vocabularies)
     warnings += _dropped(combination, roles, rows)
     outputs = tuple(_outputs(anchor, [checkpoints[name] for name in roles.models], rows, dtype))
-    parts = _parts(combination.formula(roles.anchor), roles, checkpoints, outputs)
-    return Merge(combination, parts, checkpoints, vocabularies, roles, rows, outputs, tuple(warnings))
+    formula = combination.vector() if as_vector else combination.formula(roles.anchor)
+    parts = _parts(formula, checkpoints, outputs)
+    changes = {name: vector_of(adapter, places, checkpoints, roles.anchor) for name, adapter in adapters.items()}
+    for part in parts.values():
+        check_values(part.formula, part.place)
+    check_used(changes.values(), {name: part.names for name, part in parts.items()})
+    return Merge(combination, parts, checkpoints, vocabularies, roles, rows, outputs, tuple(warnings), changes)
 
 
-def _parts(
-    formula: Formula, roles: Roles, checkpoints: Mapping[str, Checkpoint], outputs: Sequence[Output]
-) -> dict[str, Part]:
-    found = places(output.name for output in outputs)
+def _parts(formula: Formula, checkpoints: Mapping[str, Checkpoint], outputs: Sequence[Output]) -> dict[str, Part]:
+    shown = places_of(output.name for output in outputs)
     return {
-        name: Part(formula, place, {model: tensor_of(checkpoints[model], name) for model in roles.models})
-        for name, place in found.items()
+        name: Part(formula, place, {model: tensor_of(found, name) for model, found in checkpoints.items()})
+        for name, place in shown.items()
     }
+
+
+def check_values(formula: Formula | None, place: Place) -> None:
+    """Raise MergeError where the parameters that a method has at this place do not go together."""
+    if isinstance(formula, Call):
+        METHODS[formula.method]().check(values_of(formula, place))
+        parts: list[Formula | None] = [*formula.models, formula.base]
+    elif isinstance(formula, Linear):
+        parts = [formula.start, *(side for d in formula.differences for side in (d.minuend, d.subtrahend))]
+    else:
+        return
+    for part in parts:
+        check_values(part, place)
 
 
 def check_tensors(anchor: Checkpoint, other: Checkpoint) -> None:

@@ -54,11 +54,11 @@ def assign(
     else from the first minuend. An average has no such model.
     """
     for key, name in (("vocabulary_from", vocabulary_from), ("special_from", special_from)):
-        if name is not None and name not in combination.models:
-            known = ", ".join(combination.models)
+        if name is not None and name not in pieces:
+            known = ", ".join(pieces)
             raise MergeError(f"{key} is '{name}', which '{combination.text}' does not name (it names {known})")
     anchor = vocabulary_from or _widest(combination, pieces)
-    vectors = _vectors(combination, anchor)
+    vectors = _vectors(combination, anchor, pieces)
     if special_from is None:
         special_from = _chat_model(combination, anchor, vectors, has_chat_template)
     return Roles(anchor, special_from, vectors)
@@ -73,14 +73,17 @@ def _widest(combination: Combination, pieces: Mapping[str, Collection[str]]) -> 
     return anchor
 
 
-def _vectors(combination: Combination, anchor: str) -> tuple[Vector, ...]:
+def _vectors(combination: Combination, anchor: str, pieces: Collection[str]) -> tuple[Vector, ...]:
     """`combination - anchor` as differences, what is added against what is taken away in the text's order; a call sets
-    its models against its base, or against the anchor where it has none."""
+    its models against its base, or against the anchor where it has none; a saved task vector stands for itself."""
     models = {name: w for name, w in combination.coefficients.items() if name not in combination.vectors}
+    if anchor in models and abs(sum(models.values())) < 1e-6:
+        models[anchor] += 1
     if abs(sum(models.values()) - 1) < 1e-6:
         vectors = [Vector(*found) for found in pair({anchor: 0.0} | models, anchor)]
     else:
         vectors = [Vector(abs(weight), name, anchor) for name, weight in models.items() if weight and name != anchor]
+    vectors += [Vector(1.0, name, name) for name in pieces if name in combination.vectors]
     for term, weight in combination.terms.items():
         if isinstance(term, Call):
             reference = next(leaves(term.base), anchor)

@@ -96,7 +96,7 @@ def plan_rows(roles: Roles, checkpoints: Mapping[str, Checkpoint], vocabularies:
         tokens[index] = token
     for offset, entry in enumerate(appended):
         tokens[first + offset] = entry["content"]
-    sources = {name: _source(tokens, vocabularies[name], checkpoints[name].height) for name in roles.models}
+    sources = {name: _source(tokens, vocabularies[name], model.height) for name, model in checkpoints.items()}
     padding = torch.tensor([token is None for token in tokens])
     own = torch.arange(height)
     sources[roles.anchor] = torch.where(padding & (own < checkpoints[roles.anchor].height), own, sources[roles.anchor])
@@ -155,7 +155,9 @@ def _count(
     known = torch.stack([_known(vector, sources) for vector in roles.vectors] or [torch.ones_like(exact)])
     free = ~exact & ~padding
     anchor = sources[roles.anchor]
-    moved = {name: int(((rows >= 0) & (anchor >= 0) & (rows != anchor)).sum()) for name, rows in sources.items()}
+    moved = {
+        name: int(((sources[name] >= 0) & (anchor >= 0) & (sources[name] != anchor)).sum()) for name in roles.models
+    }
     kept = set(vocabularies[roles.anchor].ids) | {entry["content"] for entry in appended}
     dropped = {name: len(set(vocabularies[name].ids) - kept) for name in roles.models}
     return {

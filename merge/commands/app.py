@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from merge.commands import merging, methods, verification
+from merge.commands import inspection, merging, methods, vectors, verification
 
 
 class _ExpressionFirst(TyperGroup):
@@ -29,6 +29,14 @@ app = typer.Typer(
 )
 app.command("write", epilog="Example: adapt merge 'ties(base, [a: 1, b: 0.5], density=0.3)' base=.. a=.. b=.. -o out")(
     merging.write
+)
+app.command("extract", epilog="Example: adapt merge extract 'chat - base' chat=... base=... -o residual/")(
+    vectors.extract
+)
+app.command("apply", epilog="Example: adapt merge apply residual/ runs/cpt --weight 0.8 -o merged/")(vectors.apply)
+app.command("info", epilog="Example: adapt merge info residual/")(vectors.info)
+app.command("inspect", epilog="Example: adapt merge inspect cpt=runs/cpt instruct=... base=... -o report/")(
+    inspection.inspect
 )
 app.command("verify", epilog="Example: adapt merge verify merged/")(verification.verify)
 app.command("methods")(methods.methods)

@@ -68,7 +68,7 @@ def write(
         merge = prepared(what, models or [], dtype, vocabulary_from, special_from)
         if not quiet:
             _show_plan(merge, output, time.perf_counter() - started)
-        _check(merge, output, unrelated)
+        check(merge, output, unrelated)
         if dry_run:
             return
         from merge.engine import write as write_merge
@@ -79,7 +79,8 @@ def write(
             typer.echo(f"wrote {output} in {time.perf_counter() - started:.1f} s ({record['output']['fingerprint']})")
 
 
-def _check(merge: Merge, output: Path, unrelated: bool) -> None:
+def check(merge: Merge, output: Path, unrelated: bool) -> None:
+    """What stands in the way of an output; strangers are refused unless `unrelated`."""
     from merge.ancestry import check_ancestry
     from merge.engine import check_output
 

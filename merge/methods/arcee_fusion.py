@@ -33,6 +33,7 @@ class ArceeFusion(Method):
 
     name = "arcee_fusion"
     base = "required"
+    ancestor = False
     arguments = ("base", "models")
     count = (1, 1)
 

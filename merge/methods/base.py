@@ -36,6 +36,11 @@ class Parameter:
     above: float | None = None
     """An open lower bound."""
 
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is REQUIRED
+
 
 @dataclass(frozen=True)
 class Values:
@@ -92,6 +97,12 @@ class Method(ABC):
     count: ClassVar[tuple[int, int | None]] = (1, None)
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     random: ClassVar[bool] = False
+    ancestor: ClassVar[bool] = True
+    """Whether the base is what the models were trained from, rather than one of the models that are mixed."""
+
+    def check(self, values: Values) -> None:
+        """Raise MergeError, beginning with the method's name, for values that do not go together."""
+        return None
 
     def summarise(self, blocks: Blocks, values: Values, shape: tuple[int, ...]) -> Any:
         """What must be known of the whole tensor before its first block can be made; nothing by default."""

@@ -26,6 +26,11 @@ class Linear(Method):
         Parameter("normalize", "Divide by the sum of the weights.", default=True, kind=bool),
     )
 
+    def check(self, values: Values) -> None:
+        """Weights without shares."""
+        if values["normalize"]:
+            shares(self.name, values["weight"])
+
     def summarise(self, blocks: Blocks, values: Values, shape: tuple[int, ...]) -> list[float]:
         """The coefficient of each input."""
         return shares(self.name, values["weight"]) if values["normalize"] else list(values["weight"])

@@ -32,6 +32,11 @@ class MultiSlerp(Method):
         Parameter("eps", "Added to every length that is divided by.", default=1e-8, above=0.0),
     )
 
+    def check(self, values: Values) -> None:
+        """Weights without shares."""
+        if values["normalize_weights"] and len(values["weight"]) > 1:
+            shares(self.name, values["weight"], "normalize_weights")
+
     def summarise(self, blocks: Blocks, values: Values, shape: tuple[int, ...]) -> list[float]:
         """The coefficient of each input or task vector."""
         weights, eps = list(values["weight"]), values["eps"]

@@ -17,6 +17,7 @@ class NearSwap(Method):
 
     name = "nearswap"
     base = "required"
+    ancestor = False
     arguments = ("base", "models")
     count = (1, 1)
     parameters = (Parameter("t", "The furthest that an element moves.", low=0.0),)

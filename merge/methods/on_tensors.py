@@ -49,6 +49,7 @@ def merge_tensors(
 ) -> torch.Tensor:
     """Combine tensors of one shape; float32. `seed` and `name` fix what a random method draws."""
     values = values or Values()
+    method.check(values)
     shape = tuple(inputs[0].shape)
     summary = method.summarise(lambda: blocks_of(inputs, base, seed, name, size), values, shape)
     parts: list[Any] = [method.combine(block, values, summary) for block in blocks_of(inputs, base, seed, name, size)]

@@ -23,6 +23,7 @@ class Slerp(Method):
 
     name = "slerp"
     base = "required"
+    ancestor = False
     arguments = ("base", "models")
     count = (1, 1)
     parameters = (Parameter("t", "How far from the base (0) to the model (1)."),)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from adapt import __version__
+from adapt.commands.vocab import vocab_app
 from adapt.errors import AdaptError
 from merge.commands import app as merge_app
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 app.add_typer(merge_app, name="merge")
+app.add_typer(vocab_app, name="vocab")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 Starter = Literal["lang", "domain", "merge"]

@@ -1,6 +1,6 @@
 """Merging three checkpoints: our engine, mergekit, a plain streaming loop and `cp`, one after the other in one run.
 
-    python benchmarks/merge_speed.py                      every method, five times each (long: mergekit's TIES alone is minutes)
+    python benchmarks/merge_speed.py                      every method, five times each (an hour)
     python benchmarks/merge_speed.py --methods task_arithmetic ties --repeats 3
     python benchmarks/merge_speed.py --no-mergekit --layers 4
 

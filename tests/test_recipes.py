@@ -29,6 +29,10 @@ REDUCED: dict[str, tuple[str, ...]] = {
         "stages.tuesday.schedule.cooldown=1 stages.tuesday.schedule.anneal=1 stages.tuesday.schedule.warmup=1",
     ),
     "merge": ("data.general.arguments.count=20 data.ask.arguments.count=6",),
+    "staged": (
+        "data.target.arguments.count=300 data.general.arguments.count=200",
+        "stages.grown.add=40",
+    ),
     "sft": ("data.answers.arguments.count=400 data.general.arguments.count=200 data.ask.arguments.count=6",),
     "tiny": (
         "data.english.arguments.count=300 data.tuning.arguments.count=300 data.ukrainian.arguments.count=100",

@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    ("cli", "__main__"),
+    ("cli", "__main__", "commands"),
     ("recipe",),
     ("pipeline",),
     ("stages",),
-    ("vocabulary", "methods", "data", "training", "evaluation", "report", "demo"),
+    ("vocabulary", "methods", "data", "training", "evaluation", "merging", "export", "report", "demo"),
     ("checkpoints",),
     ("display", "log", "settings", "errors"),
 )

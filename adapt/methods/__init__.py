@@ -10,8 +10,9 @@ from adapt.methods.base import Method
 from adapt.methods.full import Full
 from adapt.methods.lora import Lora
 from adapt.methods.qlora import Qlora
+from adapt.methods.rows_only import RowsOnly
 
-METHODS: tuple[type[Method], ...] = (Full, Lora, Qlora)
+METHODS: tuple[type[Method], ...] = (Full, Lora, Qlora, RowsOnly)
 
 
 def named(value: Any) -> Any:

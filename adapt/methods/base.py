@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.settings import Settings
-from adapt.training.rows import TrainEmbeddings
+from adapt.training.rows import HoldRows, OldRows, TrainEmbeddings
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,14 @@ class Method(Settings, ABC):
     train_embeddings: TrainEmbeddings = "frozen"
     """Which rows of the input and output embeddings train: none (`frozen`), those of pieces that this recipe added
     (`new_rows`), those of the tokens that the chat template writes (`chat_rows`), or all (`whole`)."""
+    old_rows: OldRows | None = None
+    """The other rows train as well, at a part of the rate of the new ones (`lr_scale`). Empty: they stay as they are,
+    or train like the new ones where train_embeddings is whole."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Settings that do not go together, as pairs of a key and what is wrong with it."""
+        if self.old_rows is not None and self.train_embeddings == "frozen":
+            yield "old_rows", "nothing of the embeddings trains; set train_embeddings to new_rows, chat_rows or whole"
 
     @abstractmethod
     def load(self, location: ModelLocation, precision: Precision, **arguments: Any) -> PreTrainedModel:
@@ -52,8 +60,16 @@ class Method(Settings, ABC):
     def attach(self, model: PreTrainedModel) -> Any:
         """Insert the method's modules (as the identity) and set `requires_grad` on exactly what trains.
 
-        The embeddings' rows are the caller's business (`adapt.training.rows`).
+        The embeddings' rows are another matter, see `rows`.
         """
+
+    def rows(
+        self, model: Any, hold: HoldRows, location: ModelLocation, tokenizer: PreTrainedTokenizerBase
+    ) -> EmbeddingRows:
+        """Let the embeddings' rows train that the settings name, in a model from `attach`, and freeze the others."""
+        from adapt.training.rows import attach_rows
+
+        return attach_rows(plain_model(model), self.train_embeddings, hold, location, tokenizer, self.old_rows)
 
     @abstractmethod
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from adapt.checkpoints import load_config, load_model, save_checkpoint, verify_checkpoint
 from adapt.errors import AdaptError
@@ -70,22 +69,17 @@ def put_rows(state: dict[str, torch.Tensor], trained: Trained) -> dict[str, torc
     tensors = trained.rows.tensors()
     ids = tensors.pop("ids", None)
     for name, rows in tensors.items():
-        old = state[name]
-        names = [other for other in state if state[other] is old or state[other].data_ptr() == old.data_ptr()]
-        weight = old.float().clone()
-        weight[ids] = rows
-        state |= dict.fromkeys({name, *names}, weight)
+        weight = state[name].float().index_copy(0, ids, rows)
+        state = state | dict.fromkeys((name, *trained.rows.again), weight)
     return state
 
 
-def save_rows(trained: Trained, folder: Path) -> None:
-    """Write the embedding rows that trained beside the adapter; nothing where the embeddings are frozen."""
-    tensors = trained.rows.tensors()
-    if tensors:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "embedding_rows.safetensors"
-        )
+def trained_state(trained: Trained) -> dict[str, torch.Tensor]:
+    """The weights of a model without adapters as it trained, on the CPU, under the names of the plain model."""
+    apart = {id(parameter) for parameter in trained.rows.parameters} if trained.rows.tables else set()
+    tensors = trained.model.state_dict(keep_vars=True)
+    state = {name: tensor.detach().cpu() for name, tensor in tensors.items() if id(tensor) not in apart}
+    return put_rows(state, trained) if apart else state
 
 
 def live_logits(trained: Trained) -> torch.Tensor:

@@ -38,9 +38,8 @@ class Full(Method):
 
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the trained weights, rounded once to the stored format of the base."""
-        from adapt.methods.export import live_logits, measure, write_plain
+        from adapt.methods.export import live_logits, measure, trained_state, write_plain
 
-        state = {name: tensor.detach().cpu() for name, tensor in trained.model.state_dict().items()}
-        expected = live_logits(trained)
+        state, expected = trained_state(trained), live_logits(trained)
         difference, logits = write_plain(state, trained, folder / "model")
         return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}}

@@ -37,6 +37,7 @@ class LowRank(Method):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Targets that are none, or that TRL's fused loss would pass by."""
+        yield from super().conflicts()
         if self.targets == ():
             yield "targets", "an empty list of targets would train nothing; write all-linear or names such as q_proj"
         for name in self.targets if self.targets != "all-linear" else ():
@@ -71,15 +72,12 @@ class LowRank(Method):
             raise AdaptError(f"method targets {list(self.targets)}: {str(error).splitlines()[0]}") from error
 
     def write_adapter(self, trained: Trained, folder: Path) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
-        """Write peft's files and the embedding rows; returns the adapter's tensors and the transposed modules."""
+        """Write peft's files; returns the adapter's tensors and the names of the transposed modules."""
         from peft import get_peft_model_state_dict
         from peft.tuners.lora import LoraLayer
 
-        from adapt.methods.export import save_rows
-
         trained.model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # a model card with empty sections
-        save_rows(trained, folder)
         adapter = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
         transposed = frozenset(
             name
@@ -109,11 +107,13 @@ class Lora(LowRank):
         import torch
 
         from adapt.checkpoints import load_model
+        from adapt.methods.adapter import save_vocabulary
         from adapt.methods.export import live_logits, measure, merge_adapter, put_rows, write_plain
 
         expected = live_logits(trained)
         adapter, transposed = self.write_adapter(trained, folder / "adapter")
         base = load_model(trained.location, torch.float32).state_dict()
         state = put_rows(merge_adapter(base, adapter, self.scale, transposed), trained)
+        save_vocabulary(trained, base, folder / "adapter")
         difference, logits = write_plain(state, trained, folder / "model")
         return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}}

@@ -54,6 +54,7 @@ class Qlora(LowRank):
         import torch
 
         from adapt.checkpoints import load_model
+        from adapt.methods.adapter import save_vocabulary
         from adapt.methods.export import (
             live_logits,
             measure,
@@ -76,6 +77,7 @@ class Qlora(LowRank):
         if chosen == "best":
             chosen = min(numbers, key=lambda name: numbers[name]["kl"])
         state = put_rows(merge_adapter(bases[chosen], adapter, self.scale, transposed), trained)
+        save_vocabulary(trained, original, folder / "adapter")
         difference, _ = write_plain(state, trained, folder / "model")
         choice = {"asked": self.merge_into, "written": chosen, **numbers}
         return {"reload_difference": difference, "merge": {"written": numbers[chosen]}, "base_choice": choice}

@@ -2,7 +2,7 @@
 
 It covers the stage's kind and the version of its code, its settings with every default written out, the recipe's seed,
 the keys of the stages that it reads, the content of the models that it reads (files of a folder, commit of a hub id),
-and the content of its sources with the settings that say how it is read.
+the content of its sources with the settings that say how it is read, and of the files that its own settings name.
 
 Not in the key: the stage's own name, and where a model's or a source's files lie. In the key: the names by which a
 stage refers to its sources and models, because they stand in what it writes, and the order in which a mapping is
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.errors import AdaptError
@@ -55,6 +56,7 @@ class Fingerprints:
         self._graph, self._hashes, self._ask_hub = graph, hashes, ask_hub
         self.commits = commits
         self._models: dict[str, str] = {}
+        self._files: dict[str, str] = {}
         self._sources: dict[str, Any] = {}
 
     def model(self, name: str) -> str:
@@ -64,6 +66,10 @@ class Fingerprints:
     def source(self, name: str) -> dict[str, Any]:
         """The hash of the source's content, and the settings that say how it is read; not where it lies."""
         return self._once(self._sources, name, self._source, "source")
+
+    def file(self, path: Path) -> str:
+        """The hash of a file that a stage's settings name."""
+        return self._once(self._files, str(path), lambda name: self._hashes.sha256(Path(name)), "file")
 
     def location(self, name: str) -> ModelLocation:
         """Where the model lies; a hub id with the commit that was fingerprinted."""
@@ -116,6 +122,7 @@ class Keys:
     def _material(self, name: str) -> dict[str, Any]:
         graph, stage = self._graph, self._graph.stage(name)
         settings = keyed_settings(stage)
+        files = {str(path): self.fingerprints.file(path) for path in sorted(stage.files())}
         return {
             "kind": settings.get("kind", type(stage).__name__),
             "version": stage.version,
@@ -125,6 +132,7 @@ class Keys:
                 "stages": {read: self.of(read).key for read in sorted(graph.input_stages(name))},
                 "models": {read: self.fingerprints.model(read) for read in sorted(graph.input_models(name))},
                 "sources": {read: self.fingerprints.source(read) for read in sorted(graph.input_sources(name))},
+                **({"files": files} if files else {}),
             },
         }
 
@@ -138,8 +146,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for key in dict.fromkeys((*after, *before)):
         if before.get(key, _ABSENT) != after.get(key, _ABSENT):
             found.append(f"{key} {_shown(before, key)} → {_shown(after, key)}")
-    for what, label in (("sources", "source"), ("models", "model"), ("stages", "stage")):
-        was, now = (old.get("inputs") or {}).get(what, {}), new["inputs"][what]
+    for what, label in (("sources", "source"), ("models", "model"), ("stages", "stage"), ("files", "file")):
+        was, now = (old.get("inputs") or {}).get(what, {}), new["inputs"].get(what, {})
         found += [f"{label} '{name}' changed" for name in now if name in was and was[name] != now[name]]
     return found
 

@@ -20,7 +20,8 @@ def graph_of(loaded: LoadedRecipe) -> Graph:
     recipe = loaded.recipe
     locations = {name: location(name, settings, loaded.file) for name, settings in recipe.models.items()}
     sources = {name: source.relative_to(loaded.file.parent) for name, source in recipe.data.items()}
-    return Graph(recipe.name, recipe.seed, Path(recipe.runs), locations, sources, recipe.stages)
+    stages = {name: stage.relative_to(loaded.file.parent) for name, stage in recipe.stages.items()}
+    return Graph(recipe.name, recipe.seed, Path(recipe.runs), locations, sources, stages)
 
 
 def location(name: str, settings: ModelSettings, file: Path) -> ModelLocation:

@@ -85,7 +85,8 @@ def _parts(recipe: Recipe | None, value: dict[str, Any], places: Places, folder:
         entries = tuple(_valid(section, sections[section], places) for section in checks.SECTIONS)
         readable = _readable(sections["stages"])
     sources = {name: source.relative_to(folder) for name, source in entries[1].items()}
-    return checks.Parts(entries[0], sources, entries[2], readable, names)
+    stages = {name: stage.relative_to(folder) for name, stage in entries[2].items()}
+    return checks.Parts(entries[0], sources, stages, readable, names)
 
 
 def _valid(section: str, entries: Any, places: Places) -> dict[str, Any]:

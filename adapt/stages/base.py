@@ -81,6 +81,14 @@ class Stage(Settings, ABC):
         """What does not fit together, seen before anything runs. `sources` holds all of the recipe's sources."""
         return iter(())
 
+    def files(self) -> Iterator[Path]:
+        """Files that the stage's own settings name and that it reads; their content belongs to its key."""
+        return iter(())
+
+    def relative_to(self, folder: Path) -> Stage:
+        """The same stage; files that its settings name and that are not here are looked up in `folder`."""
+        return self
+
     @abstractmethod
     def run(self, context: StageContext) -> dict[str, Any]:
         """Do the work below `context.folder` and return what goes into the manifest under `metrics`."""

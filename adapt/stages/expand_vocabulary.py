@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from adapt.data.sources import Source, held_out_documents, training_documents
+from adapt.data.sources import Source
 from adapt.errors import AdaptError
-from adapt.settings import Count, Whole
+from adapt.settings import Count, Share, Whole, parse_number
 from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
 from adapt.vocabulary.initialisation import AnyInitialisation
 from adapt.vocabulary.initialisation.mean_of_pieces import MeanOfPieces
@@ -22,14 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from adapt.checkpoints import ModelLocation
-    from adapt.vocabulary.expansion import Grown
-
-SMALL_SAVING = 0.15
-"""The share of tokens saved below which an expansion is said to be hardly worth it."""
-_LEAST_HELD_OUT = 20_000
-"""Bytes of held-out text on which the tokenizer is measured even where the model is not."""
-VOCABULARY_FILE = "vocabulary.json"
-_BESIDE_MODEL = "adapt_vocabulary.json"
+    from adapt.vocabulary.revision import Revision
+    from adapt.vocabulary.settling import Settled
+    from adapt.vocabulary.texts import Texts
 
 
 def _listed(value: Any) -> Any:
@@ -38,12 +31,33 @@ def _listed(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
 """One name or a list of names."""
+Tokens = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+Part = Annotated[float, BeforeValidator(parse_number), Field(gt=0, lt=1)]
+Mode = Literal["expand", "replace", "tokens"]
+
+_NEEDS: dict[Mode, tuple[str, str]] = {
+    "expand": ("add", "how many pieces to add, or auto"),
+    "replace": ("size", "how many tokens the new vocabulary has"),
+    "tokens": ("tokens", "the list of tokens to add, or a source that holds it"),
+}
+_BELONGS: dict[str, tuple[Mode, ...]] = {
+    "add": ("expand",),
+    "saving": ("expand",),
+    "min_frequency": ("expand", "replace"),
+    "max_length": ("expand",),
+    "drop_unused": ("expand",),
+    "protect": ("expand",),
+    "size": ("replace",),
+    "general_share": ("replace",),
+    "tokens": ("tokens",),
+    "special": ("tokens",),
+}
 
 
 class ExpandVocabulary(Stage):
-    """Learn pieces on a corpus, splice them into a byte-level BPE tokenizer as real merges, initialise their rows."""
+    """Give a tokenizer the pieces that a text needs, and the model their rows: learned, trained afresh, or given."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["expand_vocabulary"]
     """Grow the vocabulary."""
@@ -51,16 +65,39 @@ class ExpandVocabulary(Stage):
     """The model to grow: a name under `models:` or of an earlier stage."""
     corpus: Names
     """The source, or the list of sources, that the new pieces are learned from."""
-    add: Count
-    """How many pieces to add; the report's curve shows what every smaller number would have brought."""
+    mode: Mode = "expand"
+    """`expand` adds pieces, `replace` trains a new vocabulary and keeps the rows of what both have, `tokens` adds a
+    given list."""
+    add: Count | Literal["auto"] | None = None
+    """How many pieces to add (`mode: expand`); the report's curve shows what every smaller number would have brought.
+    `auto`: the smallest of 1k, 2k, 4k ... 32k whose next doubling would save less than `saving` of the tokens."""
+    saving: Share | None = None
+    """With `add: auto`, the share of the held-out tokens that twice as many pieces must save; 5% if not given."""
+    size: Count | None = None
+    """How many tokens the new vocabulary has, special ones counted (`mode: replace`)."""
+    general_share: Share | None = None
+    """The share of `general` text in what a new vocabulary is trained on (`mode: replace`); 20% if not given."""
+    tokens: Tokens | str | None = None
+    """The tokens to add (`mode: tokens`), or the source that has one in each document. Each is written as it stands in
+    text; the form after a space is added with it where the corpus has it."""
+    special: bool = False
+    """Whether the given tokens are special ones, found in text before anything cuts it: for control words only."""
     init: AnyInitialisation = MeanOfPieces()
     """How the rows of the new pieces begin: a name, or `method` with its settings."""
     min_frequency: Count = 2
-    """The fewest tokens that a piece must save on the corpus to be added."""
+    """The fewest tokens that a piece must save on the corpus to be added (`mode: expand` and `replace`)."""
     max_length: Count | None = None
-    """The most characters that a piece may have; no limit if it is not given."""
+    """The most characters that a piece may have (`mode: expand`); no limit if it is not given."""
+    drop_unused: bool | None = None
+    """Whether pieces that never occur in held-out text are dropped (`mode: expand`). Not given: where that text has at
+    least 1 MB and a tenth of the corpus, since in less a missing piece says little."""
+    prune: Count | Part | Literal["unused"] | None = None
+    """Old pieces to give up: `unused`, those that the sources of this stage never use; a number or a share of the
+    vocabulary, that many of the least used. Never special tokens, bytes, or what a kept piece is built from."""
+    pad_to_multiple_of: Count | None = None
+    """The embeddings get a multiple of so many rows; those that belong to no token are the mean of the others."""
     protect: Names | None = None
-    """Sources whose text must stay cut exactly as it is; pieces that occur in them are not added."""
+    """Sources whose text must stay cut exactly as it is; pieces that occur in them are not added (`mode: expand`)."""
     general: str | None = None
     """A source of general text on which bits per byte are measured as well, before and after."""
     sample: Count | None = None
@@ -72,108 +109,138 @@ class ExpandVocabulary(Stage):
         """The model, and the sources to learn from, to protect and to measure on."""
         lists = {"corpus": self.corpus, "protect": self.protect or ()}
         sources = [Reference((key, index), name) for key, names in lists.items() for index, name in enumerate(names)]
-        if self.general is not None:
-            sources.append(Reference(("general",), self.general))
+        for key in ("general", "tokens"):
+            if isinstance(name := getattr(self, key), str):
+                sources.append(Reference((key,), name))
         return Reads(models=(Reference(("model",), self.model),), sources=tuple(sources))
 
+    def files(self) -> Iterator[Path]:
+        """The files that the initialisation reads."""
+        return self.init.files()
+
+    def relative_to(self, folder: Path) -> ExpandVocabulary:
+        """The stage with the files of its initialisation looked up in `folder`."""
+        return self.model_copy(update={"init": self.init.relative_to(folder)})
+
     def complaints(self, sources: Mapping[str, Source]) -> Iterator[Complaint]:
-        """A source that is both learned from and protected."""
+        """Keys that the mode lacks or has no use for, and a source that is both learned from and protected."""
+        needed, meaning = _NEEDS[self.mode]
+        if getattr(self, needed) is None:
+            yield Complaint((), f"lacks the key '{needed}' ({meaning})")
+        for key, modes in _BELONGS.items():
+            given = getattr(self, key) != type(self).model_fields[key].default
+            if given and self.mode not in modes:
+                words = " and ".join(modes)
+                yield Complaint((key,), f"'{key}' belongs to mode: {words}, and this stage has mode: {self.mode}")
+        if self.saving is not None and self.mode == "expand" and self.add != "auto":
+            yield Complaint(("saving",), "'saving' decides on the size with add: auto, and here the size is given")
+        if self.general_share is not None and self.general is None:
+            yield Complaint(("general_share",), "'general_share' is a share of a source; name that in general")
+        for path in self.files():
+            if not path.exists():
+                yield Complaint(("init",), f"there is no file '{path}'")
         for name in set(self.corpus) & set(self.protect or ()):
             yield Complaint(("protect",), f"'{name}' cannot be both the corpus and protected: nothing could be added")
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Write `model/` and `vocabulary.json` and return what the pieces bring."""
         from adapt.checkpoints import load_model, load_tokenizer
-        from adapt.vocabulary.rows import grow, ordinary_rows
+        from adapt.vocabulary.evidence import Evidence
+        from adapt.vocabulary.rows import grow, init_report, ordinary_rows
+        from adapt.vocabulary.settling import prune, settle
+        from adapt.vocabulary.written import write_and_load
 
-        location = context.models[self.model]
-        shutil.rmtree(context.folder / "model", ignore_errors=True)
+        for complaint in self.complaints(context.sources):
+            raise AdaptError(f"expand_vocabulary: {complaint.message}")
+        location, folder = context.models[self.model], context.folder / "model"
+        shutil.rmtree(folder, ignore_errors=True)
         old = load_tokenizer(location)
-        held_out = _held_out(self.corpus, context.sources, self.measure)
-        measured = {name: _held_out((name,), context.sources, self.measure) for name in self._measured()}
-        grown, new = self._grow_tokenizer(context, location, old, held_out)
+        texts, measured = self._texts(context), self._measured(context)
+        revision, report = self._revised(old, location, texts)
+        growing = write_and_load(old, location, revision.document, folder, texts.held_out)
+        context.log.write("tokenizer", **report)
         model = load_model(location)
         before = _bits_per_byte(model, old, measured)
         ordinary = ordinary_rows(old, model.get_input_embeddings().weight.shape[0])
-        rows = grow(model, grown.ids, grown.parts, ordinary, self.init, context.seed)
+        evidence = Evidence(model, old, growing, texts.corpus, measured, general=self.general)
+        rows = {}
+        if revision.ids:
+            rows = grow(model, revision.ids, revision.parts, ordinary, self.init, context.seed, evidence)
+        if self.prune is not None:
+            revision = prune(revision, model, self.prune, texts.every())
+        settled = settle(revision, model, self.pad_to_multiple_of, ordinary, texts.held_out)
+        new = growing
+        if settled.order is not None:
+            new = write_and_load(old, location, settled.document, folder, texts.held_out)
         after = _bits_per_byte(model, new, measured)
-        difference = _write(model, context.folder / "model", context.seed)
-        metrics = self._metrics(grown, held_out, rows) | {
+        difference = _write(model, folder, context.seed)
+        metrics = self._metrics(revision, settled, texts.held_out) | {
+            "init": {"method": self.init.method, **init_report(rows)},
             "step0": {name: {"before": before[name], "after": after[name]} for name in measured},
             "rows": model.get_input_embeddings().weight.shape[0],
             "reload_difference": difference,
+            "warnings": list(settled.warnings),
         }
-        _write_vocabulary(grown, metrics, context.folder)
-        _show(metrics, context)
-        return metrics
+        self._write_vocabulary(revision, settled, metrics, context.folder)
+        _show(report | metrics, context)
+        return report | metrics
 
-    def _measured(self) -> tuple[str, ...]:
-        if not self.measure:
-            return ()
-        return (*self.corpus, *((self.general,) if self.general else ()))
+    def _texts(self, context: StageContext) -> Texts:
+        from adapt.vocabulary.texts import Texts, held_out_texts
 
-    def _grow_tokenizer(
-        self,
-        context: StageContext,
-        location: ModelLocation,
-        tokenizer: PreTrainedTokenizerBase,
-        held_out: Sequence[str],
-    ) -> tuple[Grown, PreTrainedTokenizerBase]:
-        """Learn and splice; write the tokenizer to `model/` and load it from there in the usual way."""
-        from adapt.checkpoints import ModelLocation, load_tokenizer
-        from adapt.vocabulary.expansion import Growth, expand
-        from adapt.vocabulary.invariants import PROBES, check_loader
-        from adapt.vocabulary.splice import core_of, published, write_tokenizer
+        held_out = held_out_texts(self.corpus, context.sources, self.measure)
+        return Texts(context.sources, self.corpus, self.general, self.protect or (), self.sample, held_out)
 
-        document = published(location, tokenizer)
-        check_loader(tokenizer, core_of(document), PROBES)
-        grown = expand(
-            document,
-            Growth(self.add, self.min_frequency, self.max_length),
-            _training(self.corpus, context.sources, self.sample),
-            held_out,
-            _training(self.protect or (), context.sources, self.sample),
-            location.path,
-        )
-        folder = context.folder / "model"
-        write_tokenizer(tokenizer, grown.document, folder)
-        loaded = load_tokenizer(ModelLocation(str(folder)))
-        check_loader(loaded, grown.tokenizer, (*PROBES, *held_out[:100]))
-        return grown, loaded
+    def _measured(self, context: StageContext) -> dict[str, list[str]]:
+        """Held-out texts by source, on which the model is measured."""
+        from adapt.vocabulary.texts import held_out_texts
 
-    def _metrics(self, grown: Grown, held_out: Sequence[str], rows: dict[str, Any]) -> dict[str, Any]:
-        from adapt.vocabulary.expansion import tokenizer_report
+        names = (*self.corpus, *((self.general,) if self.general else ())) if self.measure else ()
+        return {name: held_out_texts((name,), context.sources, self.measure) for name in names}
 
-        first = grown.ids[0]
+    def _revised(
+        self, tokenizer: PreTrainedTokenizerBase, location: ModelLocation, texts: Texts
+    ) -> tuple[Revision, dict[str, Any]]:
+        """The tokenizer that the mode makes of the base's, and what is to be said of its pieces."""
+        from adapt.vocabulary import modes
+        from adapt.vocabulary.expansion import Growth
+        from adapt.vocabulary.replacement import GENERAL_SHARE
+        from adapt.vocabulary.sizing import WORTH
+        from adapt.vocabulary.splice import published
+        from adapt.vocabulary.written import check_base
+
+        document, name = published(location, tokenizer), location.path
+        check_base(tokenizer, document)
+        if self.mode == "replace":
+            share = GENERAL_SHARE if self.general_share is None else self.general_share
+            return modes.replaced(document, texts, self.size or 0, share, self.min_frequency, name)
+        if self.mode == "tokens":
+            return modes.listed(document, texts, texts.tokens(self.tokens or ()), self.special, name)
+        if self.add == "auto":
+            growth = Growth(0, self.min_frequency, self.max_length, self.drop_unused)
+            worth = WORTH if self.saving is None else self.saving
+            return modes.expanded_to_the_knee(document, texts, growth, worth, name)
+        growth = Growth(self.add or 0, self.min_frequency, self.max_length, self.drop_unused)
+        return modes.expanded(document, texts, growth, name)
+
+    def _metrics(self, revision: Revision, settled: Settled, held_out: Sequence[str]) -> dict[str, Any]:
+        from adapt.vocabulary.revision import tokens_saved
+
+        size = 1 + max(revision.base.get_vocab(with_added_tokens=True).values())
         return {
-            "base_size": first,
-            "new_size": first + len(grown.ids),
-            "added": len(grown.ids),
-            **tokenizer_report(grown, held_out),
-            "init": {"method": self.init.method, "norms": rows},
+            "mode": self.mode,
+            "base_size": size,
+            "new_size": len(settled.order) if settled.order is not None else size + len(revision.ids),
+            "added": len(revision.ids),
+            "removed": len(revision.gone),
+            **tokens_saved(revision.base, settled.document, settled.new_ids, held_out),
         }
 
+    def _write_vocabulary(self, revision: Revision, settled: Settled, metrics: Mapping[str, Any], folder: Path) -> None:
+        from adapt.vocabulary.artefact import vocabulary_content, write_vocabulary
 
-def _training(names: Iterable[str], sources: Mapping[str, Source], sample: int | None) -> Iterator[str]:
-    from adapt.vocabulary.words import text_of, up_to
-
-    names = tuple(names)
-    share = None if sample is None else -(-sample // max(1, len(names)))
-    texts = (up_to(map(text_of, training_documents(sources[name])), share) for name in names)
-    return itertools.chain.from_iterable(texts)
-
-
-def _held_out(names: Sequence[str], sources: Mapping[str, Source], size: int) -> list[str]:
-    from adapt.vocabulary.words import text_of
-
-    limit = max(size, _LEAST_HELD_OUT)
-    texts = [text_of(document) for name in names for document in held_out_documents(sources[name], limit)]
-    if not any(text.strip() for text in texts):
-        raise AdaptError(
-            f"{', '.join(repr(name) for name in names)} holds no held-out text to measure the new vocabulary on; "
-            "raise its held_out, for example to 5%"
-        )
-    return texts
+        numbers = {key: metrics[key] for key in ("base_size", "new_size", "before", "after")}
+        write_vocabulary(numbers | vocabulary_content(revision, settled.order, self.mode), folder)
 
 
 def _bits_per_byte(
@@ -202,29 +269,25 @@ def _write(model: PreTrainedModel, folder: Path, seed: int) -> float:
     return verify_checkpoint(folder, expected, ids)
 
 
-def _write_vocabulary(grown: Grown, metrics: Mapping[str, Any], folder: Path) -> None:
-    kept = ("base_size", "new_size", "before", "after")
-    content = {key: metrics[key] for key in kept} | {
-        "new_ids": grown.ids,
-        "new_tokens": [piece.string for piece in grown.pieces],
-        "pieces": {piece.string: list(parts) for piece, parts in zip(grown.pieces, grown.parts, strict=True)},
-        "merges": [[piece.left, piece.right] for piece in grown.pieces],
-    }
-    text = json.dumps(content, ensure_ascii=False)
-    for path in (folder / VOCABULARY_FILE, folder / "model" / _BESIDE_MODEL):
-        path.write_text(text, encoding="utf-8")
-
-
 def _show(metrics: Mapping[str, Any], context: StageContext) -> None:
-    before, after = metrics["before"], metrics["after"]
-    context.display.line(
-        f"  {metrics['added']:,} pieces added: fertility {before['fertility']:.2f} to {after['fertility']:.2f}, "
+    from adapt.vocabulary.sizing import SMALL_SAVING
+
+    before, after, line = metrics["before"], metrics["after"], context.display.line
+    if "auto" in metrics:
+        line(f"  {metrics['auto']['size']:,} pieces chosen: {metrics['auto']['reason']}")
+    gone = f", {metrics['removed']:,} taken out" if metrics["removed"] else ""
+    line(
+        f"  {metrics['added']:,} pieces added{gone}: fertility {before['fertility']:.2f} to {after['fertility']:.2f}, "
         f"{before['bytes_per_token']:.2f} to {after['bytes_per_token']:.2f} bytes per token on held-out text"
     )
     for name, bits in metrics["step0"].items():
-        context.display.line(f"  bits per byte of {name}: {bits['before']:.3f} to {bits['after']:.3f} before training")
-    if metrics["saving"] < SMALL_SAVING:
-        context.display.line(
+        line(f"  bits per byte of {name}: {bits['before']:.3f} to {bits['after']:.3f} before training")
+    for token, reason in metrics.get("skipped", {}).items():
+        line(f"  '{token}' was not added: {reason}", style="yellow")
+    for note in (*metrics["init"]["notes"], *metrics["warnings"]):
+        line(f"  warning: {note}", style="yellow")
+    if metrics["mode"] == "expand" and metrics["saving"] < SMALL_SAVING:
+        line(
             f"  warning: the new pieces save only {metrics['saving']:.0%} of the tokens; the base already knows this "
             "text, and a larger vocabulary may cost more than it brings",
             style="yellow",

@@ -54,7 +54,7 @@ class Train(Stage):
     mixture: dict[str, Share]
     """Sources and their shares of the tokens; they sum to 1. Replay is a source like any other."""
     method: AnyMethod
-    """What trains, and how: full, lora, qlora."""
+    """What trains, and how: full, lora, qlora, rows."""
     schedule: AnySchedule = RewarmCosine()
     """The learning rate over the run."""
     optimizer: Annotated[Optimizer, BeforeValidator(named)] = Optimizer()
@@ -167,10 +167,8 @@ class Train(Stage):
         from transformers import set_seed
 
         from adapt.checkpoints import load_config, load_tokenizer
-        from adapt.methods.base import plain_model
         from adapt.training import precision
         from adapt.training.batches import collator, pad_id
-        from adapt.training.rows import attach_rows
         from adapt.training.run import Run
 
         location = context.models[self.model]
@@ -185,7 +183,7 @@ class Train(Stage):
         model = self.method.attach(self.method.load(location, choice, attn_implementation=attention))
         run = Run(
             model=model,
-            rows=attach_rows(plain_model(model), self.method.train_embeddings, self.held, location, tokenizer),
+            rows=self.method.rows(model, self.held, location, tokenizer),
             tokenizer=tokenizer,
             stream=stream,
             collate=collator(pad_id(tokenizer), flat=attention == "flash_attention_2"),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from adapt.training.rows import EmbeddingRows
+
 
 class Optimizer(Settings):
     """AdamW, with its moments in 32 or in 8 bits. Embeddings, norms and biases never decay."""
@@ -31,15 +33,15 @@ class Optimizer(Settings):
     max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0 leaves them as they are."""
 
-    def build(self, model: nn.Module, embeddings: Iterable[nn.Parameter], peak: float) -> torch.optim.Optimizer:
-        """The optimiser over all of `model` that trains, in three groups: matrices, norms and biases, embeddings."""
+    def build(self, model: nn.Module, rows: EmbeddingRows, peak: float) -> torch.optim.Optimizer:
+        """The optimiser over all of `model` that trains: matrices, norms and biases, embeddings, slow old rows."""
         import torch
 
-        groups = parameter_groups(model, embeddings, peak, self.weight_decay, self.embedding_rate or peak)
+        groups = parameter_groups(model, rows, peak, self.weight_decay, self.embedding_rate or peak)
         arguments = {"lr": peak, "betas": (self.beta1, self.beta2), "eps": self.epsilon}
         if self.kind == "adamw":
             return torch.optim.AdamW(groups, fused=True, **arguments)
-        return self._eight_bit(groups, embeddings, arguments)
+        return self._eight_bit(groups, rows.all_parameters, arguments)
 
     def _eight_bit(self, groups: list[dict[str, Any]], embeddings: Iterable[Any], arguments: dict[str, Any]) -> Any:
         import bitsandbytes
@@ -55,15 +57,16 @@ class Optimizer(Settings):
 
 
 def parameter_groups(
-    model: nn.Module, embeddings: Iterable[nn.Parameter], rate: float, decay: float, embedding_rate: float
+    model: nn.Module, rows: EmbeddingRows, rate: float, decay: float, embedding_rate: float
 ) -> list[dict[str, Any]]:
     """The parameters that train, as the optimiser's groups: matrices decay, vectors and embeddings do not."""
-    apart = {id(parameter) for parameter in embeddings}
+    fast, slow = ({id(parameter) for parameter in parameters} for parameters in (rows.parameters, rows.tables))
     training = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rest = [parameter for parameter in training if id(parameter) not in apart]
+    rest = [parameter for parameter in training if id(parameter) not in fast | slow]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": decay, "lr": rate},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0, "lr": rate},
-        {"params": [p for p in training if id(p) in apart], "weight_decay": 0.0, "lr": embedding_rate},
+        {"params": [p for p in training if id(p) in fast], "weight_decay": 0.0, "lr": embedding_rate},
+        {"params": [p for p in training if id(p) in slow], "weight_decay": 0.0, "lr": embedding_rate * rows.slow_rate},
     ]
     return [group for group in groups if group["params"]]

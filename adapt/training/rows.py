@@ -1,19 +1,24 @@
 """Which rows of the embeddings train, and that no other row moves.
 
-The weight trains in float32 as a whole; a hook on its gradient sets the rows that are held to zero. Under Adam a row
-whose gradients were always zero has zero moments, its step is `0 / (0 + eps) = 0`, and without weight decay it stays
-bit for bit what it was. Special and chat tokens that never occur in the text would otherwise move as fast as any other
-row: they receive the softmax's gradient in every step, and Adam divides by its size.
+Where some rows train (`new_rows`, `chat_rows`), they are a parameter of their own beside the frozen matrix, see
+`adapt.training.two_tables`. Where the whole matrix trains, a few rows of it are held: a hook on its gradient sets them
+to zero. Under Adam a row whose gradients were always zero has zero moments, its step is `0 / (0 + eps) = 0`, and
+without weight decay it stays bit for bit what it was. Special and chat tokens that never occur in the text would
+otherwise move as fast as any other row: they receive the softmax's gradient in every step, and Adam divides by its
+size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from adapt.checkpoints import ModelLocation, read_json
 from adapt.errors import AdaptError
+from adapt.settings import Settings, parse_number
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +28,13 @@ if TYPE_CHECKING:
 HoldRows = Literal["special", "none"]
 TrainEmbeddings = Literal["frozen", "new_rows", "chat_rows", "whole"]
 VOCABULARY_FILE = "adapt_vocabulary.json"
+
+
+class OldRows(Settings):
+    """The rows of the embeddings that are not new train as well, more slowly."""
+
+    lr_scale: Annotated[float, BeforeValidator(parse_number), Field(gt=0, le=1)] = 0.1
+    """Their learning rate, as a part of the new rows'."""
 
 
 def special_rows(tokenizer: PreTrainedTokenizerBase, height: int) -> set[int]:
@@ -56,38 +68,69 @@ def chat_rows(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 class EmbeddingRows:
     """The rows of a model's input and output embedding that train.
 
-    `names` are the parameters' names in the plain model: one where the two are tied, two otherwise, none where the
-    embeddings are frozen. `free` are the rows that may move, `None` for all.
+    `names` are the weights' names in the plain model: one where the two are tied (`again` is its other name), two
+    otherwise. `parameters` are what trains at the embeddings' rate: the whole weights, or the rows `free` as parameters
+    `[k, d]` beside the weights `tables`; none where the embeddings are frozen. `free` are the ids of the rows that may
+    move, `None` for all. `slow` are those of the tables that move as well, at `slow_rate` of the embeddings' rate;
+    `None` where the tables are frozen.
     """
 
     names: tuple[str, ...]
     parameters: tuple[torch.nn.Parameter, ...]
     free: torch.Tensor | None
     tied: bool
+    again: tuple[str, ...] = ()
+    tables: tuple[torch.nn.Parameter, ...] = ()
+    slow: torch.Tensor | None = None
+    slow_rate: float = 1.0
+
+    @property
+    def all_parameters(self) -> tuple[torch.nn.Parameter, ...]:
+        """Everything that the embeddings consist of, whether it trains or not."""
+        return (*self.parameters, *self.tables)
 
     def held(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """For each embedding its name and the rows that must not move, `[rows, width]`."""
-        if self.free is None:
+        """For each weight that trains its name and those of its rows that must not move, `[rows, width]`."""
+        weights, moving = (self.tables, self.slow) if self.tables else (self.parameters, self.free)
+        if moving is None:  # all rows move, or the weight is frozen as a whole
             return
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            yield name, parameter.detach()[~self._mask(parameter)]
+        for name, weight in zip(self.names, weights, strict=True):
+            yield name, weight.detach()[_others(moving, weight.shape[0]).to(weight.device)]
 
-    def _mask(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        import torch
-
-        mask = torch.zeros(parameter.shape[0], dtype=torch.bool, device=parameter.device)
-        mask[self.free.to(parameter.device)] = True
-        return mask
+    def training(self) -> dict[int, int]:
+        """How many numbers train in each parameter of the embeddings, by the parameter's id."""
+        held = {name: tensor.numel() for name, tensor in self.held()}
+        weights = self.tables if self.tables else self.parameters
+        counts = {id(rows): rows.numel() for rows in self.parameters}
+        for name, weight in zip(self.names, weights, strict=False):
+            counts[id(weight)] = (weight.numel() - held.get(name, 0)) if weight.requires_grad else 0
+        return counts
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What trained, for an adapter's folder: `ids [n]`, and `<parameter>` `[n, width]` in float32."""
+        """What trained: `ids [n]`, and under each weight's name its rows `[n, width]` in float32; empty for nothing."""
         import torch
 
-        if not self.names:
+        if not self.parameters:
             return {}
-        ids = self.free if self.free is not None else torch.arange(self.parameters[0].shape[0])
         pairs = zip(self.names, self.parameters, strict=True)
-        return {"ids": ids} | {name: parameter.detach().float().cpu()[ids] for name, parameter in pairs}
+        rows = {name: parameter.detach().float().cpu() for name, parameter in pairs}
+        if not self.tables:
+            ids = torch.arange(self.parameters[0].shape[0]) if self.free is None else self.free
+            return {"ids": ids} | {name: weight[ids] for name, weight in rows.items()}
+        if self.slow is None:
+            return {"ids": self.free} | rows
+        ids = torch.arange(self.tables[0].shape[0])
+        whole = dict(zip(self.names, (table.detach().cpu() for table in self.tables), strict=True))
+        return {"ids": ids} | {name: table.index_copy(0, self.free, rows[name]) for name, table in whole.items()}
+
+
+def _others(rows: torch.Tensor, height: int) -> torch.Tensor:
+    """The ids below `height` that are not among `rows`."""
+    import torch
+
+    mask = torch.ones(height, dtype=torch.bool)
+    mask[rows.cpu()] = False
+    return mask.nonzero().flatten()
 
 
 def embedding_parameters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
@@ -95,31 +138,32 @@ def embedding_parameters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter
 
     Tying is read off the model itself: the two are tied when they are one parameter.
     """
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    weights = [module.weight for module in modules if module is not None]
-    found = {}
-    for name, parameter in model.named_parameters():
-        if any(parameter is weight for weight in weights):
+    found: dict[str, torch.nn.Parameter] = {}
+    for name, parameter in _embedding_names(model):
+        if all(parameter is not other for other in found.values()):
             found[name] = parameter
     return found
 
 
-def _free_rows(
-    mode: TrainEmbeddings, hold: HoldRows, location: ModelLocation, tokenizer: Any, height: int
-) -> torch.Tensor | None:
+def _embedding_names(model: PreTrainedModel) -> list[tuple[str, torch.nn.Parameter]]:
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights = [module.weight for module in modules if module is not None]
+    pairs = model.named_parameters(remove_duplicate=False)
+    return [(name, parameter) for name, parameter in pairs if any(parameter is weight for weight in weights)]
+
+
+def _listed_rows(mode: TrainEmbeddings, held: set[int], location: ModelLocation, tokenizer: Any) -> torch.Tensor:
+    """The ids that `new_rows` or `chat_rows` mean, ascending. Raises AdaptError where none is left to train."""
     import torch
 
-    held = special_rows(tokenizer, height) if hold == "special" else set()
-    if mode == "whole":
-        return torch.tensor([row for row in range(height) if row not in held]) if held else None
-    found = new_rows(location) if mode == "new_rows" else chat_rows(tokenizer)
+    found = chat_rows(tokenizer) if mode == "chat_rows" else new_rows(location)
     rows = [row for row in found if row not in held]
     if not rows:
         why = (
             f"its {len(found)} rows are held still, see hold_rows" if found else "its template writes no special token"
         )
         raise AdaptError(f"train_embeddings: {mode} trains nothing in '{location.path}': {why}")
-    return torch.tensor(rows)
+    return torch.tensor(sorted(rows))
 
 
 def attach_rows(
@@ -128,29 +172,42 @@ def attach_rows(
     hold: HoldRows,
     location: ModelLocation,
     tokenizer: PreTrainedTokenizerBase,
+    old_rows: OldRows | None = None,
 ) -> EmbeddingRows:
     """Let the rows that `mode` and `hold` leave free train, and freeze the rest. `model` is the plain (inner) model."""
     parameters = embedding_parameters(model)
-    tied = len(parameters) == 1
-    for parameter in parameters.values():
-        parameter.requires_grad_(mode != "frozen")
+    names, weights = tuple(parameters), tuple(parameters.values())
+    again = tuple(name for name, _ in _embedding_names(model) if name not in parameters)
+    height, tied = weights[0].shape[0], len(weights) == 1
+    trained_whole = mode == "whole" or old_rows is not None
+    for weight in weights:
+        weight.requires_grad_(trained_whole and mode != "frozen")
     if mode == "frozen":
-        return EmbeddingRows((), (), None, tied)
-    height = next(iter(parameters.values())).shape[0]
-    free = _free_rows(mode, hold, location, tokenizer, height)
-    rows = EmbeddingRows(tuple(parameters), tuple(parameters.values()), free, tied)
-    for parameter in parameters.values():
-        parameter.data = parameter.data.float()
-        if free is not None:
-            parameter.register_hook(_zero_outside(free))
+        return EmbeddingRows(names, (), None, tied, again)
+    held = special_rows(tokenizer, height) if hold == "special" else set()
+    if mode == "whole" and old_rows is None:
+        free = _others(_ids(held), height) if held else None
+        _train_whole(weights, _ids(held))
+        return EmbeddingRows(names, weights, free, tied, again)
+    free = _listed_rows(mode, held, location, tokenizer)
+    from adapt.training.two_tables import set_apart
+
+    rows = EmbeddingRows(names, set_apart(model, free), free, tied, again, weights)
+    if old_rows is not None:
+        rows.slow, rows.slow_rate = _others(_ids({*held, *free.tolist()}), height), old_rows.lr_scale
+        _train_whole(weights, _ids(held))
     return rows
 
 
-def _zero_outside(free: torch.Tensor) -> Any:
-    def hook(gradient: torch.Tensor) -> torch.Tensor:
-        rows = free.to(gradient.device)
-        masked = gradient.new_zeros(gradient.shape)
-        masked[rows] = gradient[rows]
-        return masked
+def _ids(rows: set[int]) -> torch.Tensor:
+    import torch
 
-    return hook
+    return torch.tensor(sorted(rows), dtype=torch.long)
+
+
+def _train_whole(weights: tuple[torch.nn.Parameter, ...], held: torch.Tensor) -> None:
+    """Train weights in float32 with the rows `held` standing still."""
+    for weight in weights:
+        weight.data = weight.data.float()
+        if len(held):
+            weight.register_hook(lambda gradient: gradient.index_fill(0, held.to(gradient.device), 0))

@@ -77,7 +77,7 @@ def check_gradients(model: nn.Module, rows: EmbeddingRows) -> int:
     Input and output embedding count as one: rows of new pieces may not occur in the first step's text, but the output
     embedding's rows receive the softmax's gradient in every step.
     """
-    apart = {id(parameter) for parameter in rows.parameters}
+    apart = {id(parameter) for parameter in rows.all_parameters}
     alive: dict[str, bool] = {}
     for name, parameter in declared(model).items():
         module = "the embeddings" if id(parameter) in apart else module_of(name)
@@ -92,23 +92,22 @@ def check_gradients(model: nn.Module, rows: EmbeddingRows) -> int:
     return len(alive)
 
 
-def trainable_numbers(model: Any, embeddings: Iterable[nn.Parameter], free_rows: int | None) -> dict[str, float]:
+def trainable_numbers(model: Any, rows: EmbeddingRows) -> dict[str, float]:
     """How many numbers train, their share of all, and the share among the blocks (all but the embeddings).
 
-    Rows that are held do not count. 4-bit weights count as the numbers that they stand for.
+    Rows that are held do not count, and rows apart from their table count once. 4-bit weights count as the numbers that
+    they stand for.
     """
-    apart = {id(parameter) for parameter in embeddings}
+    counts = rows.training()
+    apart = {id(parameter) for parameter in rows.parameters} if rows.tables else set()
     total = blocks = training = blocks_training = 0
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
         size = state.shape.numel() if state is not None else parameter.numel()
-        is_block = id(parameter) not in apart and id(parameter) not in tables
-        rows = parameter.shape[0] if parameter.dim() else 1
-        trains = size if parameter.requires_grad else 0
-        if id(parameter) in apart and free_rows is not None:
-            trains = size // rows * free_rows
-        total, training = total + size, training + trains
+        is_block = id(parameter) not in counts and id(parameter) not in tables
+        trains = counts.get(id(parameter), size if parameter.requires_grad else 0)
+        total, training = total + size * (id(parameter) not in apart), training + trains
         blocks, blocks_training = blocks + size * is_block, blocks_training + trains * is_block
     return {
         "parameters": training,

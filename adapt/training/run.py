@@ -63,8 +63,7 @@ class Run:
         return numbers
 
     def _trainable(self) -> dict[str, float]:
-        free = None if self.rows.free is None else len(self.rows.free)
-        return trainable_numbers(self.model, self.rows.parameters, free)
+        return trainable_numbers(self.model, self.rows)
 
     def _trainer(self, task: Any, continue_from: Path | None, done: int) -> StreamTrainer:
         steps = evaluation_steps(self.plan.steps, self.evaluations)

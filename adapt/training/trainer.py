@@ -15,6 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from adapt.errors import AdaptError
 from adapt.training import state
+from adapt.training.loss import add_chunked_loss, check_chunked_loss, inputs_of, is_small, whole_loss
 from adapt.training.optimizer import Optimizer
 from adapt.training.precision import Precision
 from adapt.training.rows import EmbeddingRows
@@ -117,14 +118,48 @@ class StreamTrainer(SFTTrainer):
         for name, parameter in declared(model).items():
             # TRL casts what trains over a quantised base to bf16; updates smaller than its step would be lost
             parameter.data = masters[name].to(parameter.device)
+        if rows.tables:
+            self._add_chunked_loss()
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.processing_class = None  # else train() rewrites the model's special tokens in its configuration
 
+    def _add_chunked_loss(self) -> None:
+        plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        add_chunked_loss(plain)
+        with self.plan.precision.autocast():
+            check_chunked_loss(plain)
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The loss summed over the batch, divided by the number of trained tokens of the whole update on all devices.
+
+        Small logits are the model's own, all at once. Large ones are never whole: over two tables the chunks are ours,
+        over a plain head TRL's, which computes the products twice but has kernels for a GPU.
+        """
+        labels, batch = inputs["labels"], inputs_of(inputs)
+        if self.aux_loss_enabled:
+            batch["output_router_logits"] = True
+        if is_small(labels, self.model.get_output_embeddings().weight.shape[0]):
+            outputs = model(**batch)
+            loss = whole_loss(outputs.logits, labels)
+        elif self.rows.tables:
+            outputs = model(**batch, labels=labels, chunked_loss=True)
+            loss = outputs["loss"]
+        else:
+            return super().compute_loss(model, dict(inputs), return_outputs, num_items_in_batch)
+        loss = loss / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        if self.aux_loss_enabled:  # the balance of a mixture of experts is a mean over a batch
+            loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / self.current_gradient_accumulation_steps
+        return loss
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Ours, over the groups of `adapt.training.optimizer`."""
         if self.optimizer is None:
-            self.optimizer = self.plan.optimizer.build(self.model, self.rows.parameters, self.plan.schedule.peak)
+            self.optimizer = self.plan.optimizer.build(self.model, self.rows, self.plan.schedule.peak)
             if self._start is not None:
                 self.load_optimizer(self._start)
         return self.optimizer

@@ -1,13 +1,16 @@
-"""Byte-level BPE in the terms of its `tokenizer.json`: what it is, and the text that its pieces stand for."""
+"""Byte-level BPE (GPT-2, Llama-3, Qwen, tekken) in the terms of its `tokenizer.json`."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapt.errors import AdaptError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @cache
@@ -57,22 +60,55 @@ def _components(part: Any) -> Iterator[Mapping[str, Any]]:
                 yield from _components(inner)
 
 
-def check_byte_level(document: Mapping[str, Any], name: str) -> None:
-    """Raise AdaptError, saying why, where a `tokenizer.json` is not byte-level BPE with plain merges."""
+def cutter(tokenizer: Tokenizer) -> Callable[[str], list[str]]:
+    """Cut normalised text into words, written in the byte alphabet, as the tokenizer does."""
+    return lambda text: [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+class ByteLevel:
+    """A vocabulary over bytes: what learning asks of a format."""
+
+    bytes: tuple[int, ...] = ()
+    """No byte pieces apart from the others: nothing falls back."""
+
+    def symbols(self, ids: Sequence[int]) -> Sequence[int]:
+        """A word's ids: each byte has a piece, so all of them may merge."""
+        return ids
+
+    def fits(self, piece: str, max_length: int | None) -> bool:
+        """Whether a piece in the byte alphabet may be added."""
+        return is_useful(to_bytes(piece), max_length)
+
+    def text(self, piece: str) -> str:
+        """The text that a piece stands for; U+FFFD for the beginning of a character."""
+        return to_bytes(piece).decode("utf-8", errors="replace")
+
+
+def is_byte_level(document: Mapping[str, Any]) -> bool:
+    """Whether the pieces of a `tokenizer.json` are written in the byte alphabet."""
+    return any(part.get("type") == "ByteLevel" for part in _components(document.get("pre_tokenizer")))
+
+
+def not_plain_bpe(document: Mapping[str, Any]) -> str | None:
+    """Why a tokenizer is not BPE with plain merges; None if it is."""
     model = document["model"]
     kind = model.get("type", "BPE" if "merges" in model else "unknown")
-    byte_level = any(part.get("type") == "ByteLevel" for part in _components(document.get("pre_tokenizer")))
-    reason = None
     if kind != "BPE":
-        reason = f"it is a {kind} tokenizer"
-    elif not byte_level:
+        return f"it is a {kind} tokenizer"
+    if model.get("dropout"):
+        return f"its merges are dropped at random (dropout {model['dropout']})"
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return "it marks the beginning or end of words in its pieces"
+    return None
+
+
+def check_byte_level(document: Mapping[str, Any], name: str) -> None:
+    """Raise AdaptError, saying why, where a `tokenizer.json` is not byte-level BPE with plain merges."""
+    reason = not_plain_bpe(document)
+    if reason is None and not is_byte_level(document):
         reason = "it is BPE over characters (SentencePiece), not over bytes"
-    elif model.get("dropout"):
-        reason = f"its merges are dropped at random (dropout {model['dropout']})"
-    elif model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        reason = "it marks the beginning or end of words in its pieces"
     if reason:
         raise AdaptError(
-            f"cannot expand the vocabulary of '{name}': {reason}; expand_vocabulary grows byte-level BPE "
+            f"cannot change the vocabulary of '{name}' in this way: {reason}; that needs byte-level BPE "
             "(GPT-2, Llama-3, Qwen, tekken)"
         )

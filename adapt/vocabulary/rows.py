@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapt.errors import AdaptError
 from adapt.vocabulary.initialisation.base import Initialisation, NewRows, Side
-from adapt.vocabulary.measures import row_norms
+from adapt.vocabulary.initialisation.filling import fill, norms
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from adapt.vocabulary.evidence import Evidence
 
 
 def ordinary_rows(tokenizer: PreTrainedTokenizerBase, height: int) -> torch.Tensor:
@@ -29,31 +31,38 @@ def grow(
     ordinary: torch.Tensor,
     init: Initialisation,
     seed: int,
-) -> dict[str, dict[str, float]]:
-    """Give the model a row for each id, in place, and return the norms of old and new rows per side.
+    evidence: Evidence | None = None,
+) -> dict[str, Any]:
+    """Give the model a row for each id, in place; returns the norms of old and new rows per side and what `init` told.
 
     `pieces[i]` are the old ids that `ids[i]` is made of. The matrices become as tall as the ids need, and never
     smaller; ids may fall on rows that stood there as padding, these are initialised like any other. Input and output
     rows each come from their own matrix; where both are one, from that one.
     """
+    if not len(ids):
+        return {}
     height = model.get_input_embeddings().weight.shape[0]
     tied = _tied(model)
-    needed = max(height, max(ids) + 1) if ids else height
+    needed = max(height, max(ids) + 1)
     if needed > height:
         model.resize_token_embeddings(needed, mean_resizing=False)
     if _tied(model) != tied or model.get_input_embeddings().weight.shape[0] != needed:
         raise AdaptError(f"{type(model).__name__} did not take {needed} embedding rows (it has {height})")
-    report = {}
-    sides: tuple[tuple[Side, Any], ...] = (("input", model.get_input_embeddings()), ("output", _head(model)))
-    for side, module in sides[: 1 if tied else 2]:
-        new = NewRows(pieces, ordinary, side, seed)
-        report["tied" if tied else side] = _fill(
-            module.weight, height, ids, init.rows(module.weight[:height], new), new
-        )
+    used: tuple[Side, ...] = ("input",) if tied else ("input", "output")
+    sides = {side: NewRows(pieces, ordinary, side, seed, ids, tied, evidence, height) for side in used}
+    fill(model, init, sides)
     bias = getattr(_head(model), "bias", None)
-    if bias is not None and len(ids):
+    if bias is not None:
         _fill_bias(bias, ids, pieces)
-    return report
+    told = init.refine(sides)
+    return norms(model, sides) | told
+
+
+def init_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What `grow` returned, apart: `norms` by side, `notes` to be said, and what else a method measured."""
+    norms = {side: report[side] for side in ("tied", "input", "output") if side in report}
+    more = {key: value for key, value in report.items() if key not in norms and key != "notes"}
+    return {"norms": norms, "notes": list(report.get("notes", ())), "measured": more}
 
 
 def _head(model: PreTrainedModel) -> Any:
@@ -62,17 +71,6 @@ def _head(model: PreTrainedModel) -> Any:
 
 def _tied(model: PreTrainedModel) -> bool:
     return _head(model).weight is model.get_input_embeddings().weight
-
-
-def _fill(
-    weight: torch.nn.Parameter, height: int, ids: Sequence[int], rows: torch.Tensor, new: NewRows
-) -> dict[str, float]:
-    import torch
-
-    with torch.no_grad():
-        report = row_norms(weight[new.ordinary], rows)
-        weight[torch.tensor(list(ids), dtype=torch.long)] = rows.to(weight.dtype)
-    return report
 
 
 def _fill_bias(bias: torch.nn.Parameter, ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.checkpoints import ModelLocation, read_json
+from adapt.vocabulary.sentencepiece_model import extended
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,12 +25,8 @@ def published(location: ModelLocation, tokenizer: PreTrainedTokenizerBase) -> di
     The file itself, since the loaders of some families rebuild parts of it; where a model has none, what its loaded
     tokenizer writes. Tokens that only `tokenizer_config.json` adds are listed with the others, under their ids.
     """
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        location.path, "tokenizer.json", revision=location.revision, _raise_exceptions_for_missing_entries=False
-    )
-    document = read_json(Path(path)) if path else json.loads(tokenizer.backend_tokenizer.to_str())
+    path = _file_of(location, "tokenizer.json")
+    document = read_json(path) if path else json.loads(tokenizer.backend_tokenizer.to_str())
     listed = document.setdefault("added_tokens", [])
     known = {token["content"] for token in listed}
     for index, token in sorted(tokenizer.added_tokens_decoder.items()):
@@ -59,25 +55,46 @@ def spliced(document: Mapping[str, Any], pieces: Sequence[Piece], strings: Mappi
     new segmentation is the old one with some neighbours joined. Added tokens that stood behind the vocabulary are
     entered in it under their ids; otherwise the library, which numbers them by the vocabulary's size, would move them.
     """
-    grown = copy.deepcopy(dict(document))
-    model, written = grown["model"], dict(strings)
-    model["vocab"] |= {token["content"]: token["id"] for token in grown["added_tokens"]}
+    model = dict(document["model"])
+    added = [dict(token) for token in document["added_tokens"]]
+    model["vocab"] = model["vocab"] | {token["content"]: token["id"] for token in added}
+    model["merges"] = list(model["merges"])
+    written = dict(strings)
     as_text = bool(model["merges"]) and isinstance(model["merges"][0], str)
     for piece in pieces:
-        pair = [written[piece.left], written[piece.right]]
-        model["merges"].append(" ".join(pair) if as_text else pair)
+        if not piece.spelled:  # a single character needs no merge
+            pair = [written[piece.left], written[piece.right]]
+            model["merges"].append(" ".join(pair) if as_text else pair)
         model["vocab"][piece.string] = piece.id
         written[piece.id] = piece.string
-    return grown
+    return {**document, "added_tokens": added, "model": model}
 
 
-def write_tokenizer(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any], folder: Path) -> None:
+def write_tokenizer(
+    tokenizer: PreTrainedTokenizerBase,
+    document: Mapping[str, Any],
+    folder: Path,
+    location: ModelLocation | None = None,
+) -> None:
     """Write a tokenizer's folder with another `tokenizer.json`; its settings and chat template are kept.
 
-    Vocabulary files of older formats are left out: they would describe the old vocabulary.
+    Where the model at `location` has a SentencePiece `tokenizer.model`, that is written as well with the new pieces,
+    for programs that read it instead (conversion to GGUF). Vocabulary files of other formats are left out: they would
+    describe the old vocabulary.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     for stale in ("vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model"):
         (folder / stale).unlink(missing_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False, indent=2), encoding="utf-8")
+    old = _file_of(location, "tokenizer.model") if location is not None else None
+    if old is not None and document["model"].get("byte_fallback"):
+        (folder / "tokenizer.model").write_bytes(extended(old.read_bytes(), document, str(old)))
+
+
+def _file_of(location: ModelLocation, name: str) -> Path | None:
+    """A file of the model on this machine, if it has one."""
+    from transformers.utils import cached_file
+
+    path = cached_file(location.path, name, revision=location.revision, _raise_exceptions_for_missing_entries=False)
+    return Path(path) if path else None

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from adapt.vocabulary import byte_level, sentencepiece
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -40,17 +42,19 @@ def up_to(texts: Iterable[str], size: int | None) -> Iterator[str]:
 
 
 def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    """How often each pre-tokenised word occurs, written in the byte alphabet.
+    """How often each word occurs, written in the alphabet of the tokenizer's pieces.
 
-    The tokenizer's own normaliser and pre-tokenizer cut the text; added and special tokens are cut out first, since
-    no piece can hold a part of them.
+    The tokenizer's own normaliser and pre-tokenizer cut the text, with SentencePiece also the borders that no piece
+    crosses; added and special tokens are cut out first, since no piece can hold a part of them.
     """
     added = sorted((token.content for token in tokenizer.get_added_tokens_decoder().values()), key=len, reverse=True)
     outside = re.compile("|".join(map(re.escape, added))) if added else None
+    falls_back = getattr(tokenizer.model, "byte_fallback", False)
+    cut = sentencepiece.cutter(tokenizer) if falls_back else byte_level.cutter(tokenizer)
     words: Counter[str] = Counter()
     for text in texts:
         for part in outside.split(text) if outside else (text,):
             if tokenizer.normalizer is not None:
                 part = tokenizer.normalizer.normalize_str(part)
-            words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(part))
+            words.update(cut(part))
     return words

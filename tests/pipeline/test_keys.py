@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from toys import Score, make_graph, three_stages
+from toys import Count, Score, make_graph, three_stages
 
 from adapt.checkpoints import ModelLocation
 from adapt.errors import AdaptError
@@ -156,3 +157,30 @@ def test_differences_are_told_in_words(base):
         "stage 'counted' changed",
     ]
     assert differences(material(old, "counted"), material(old, "counted")) == []
+
+
+class Lists(Count):
+    """A stage whose own settings name a file."""
+
+    words: str
+
+    def files(self):
+        return iter((Path(self.words),))
+
+
+def test_the_content_of_a_file_that_the_settings_name_moves_it(base):
+    words = base / "words.txt"
+    graph = make_graph(base, {"lists": Lists(words=str(words))})
+    with pytest.raises(AdaptError, match=r"^file '.*words.txt' cannot be read: No such file or directory"):
+        keys_of(graph)
+    words.write_text("one")
+    before = material_of(graph)
+    assert keys_of(graph) == keys_of(graph)
+    words.write_text("two")
+    assert differences(before, material_of(graph)) == [f"file '{words}' changed"]
+
+
+def material_of(graph):
+    return (
+        Keys(graph, Fingerprints(graph, HashCache(graph.cache / "hashes.json"), {}, ask_hub=False)).of("lists").material
+    )

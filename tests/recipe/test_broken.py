@@ -18,6 +18,7 @@ from adapt.stages.expand_vocabulary import ExpandVocabulary
 from adapt.stages.train import Train
 from adapt.training.optimizer import Optimizer
 from adapt.training.schedules import SCHEDULES
+from adapt.vocabulary.initialisation import INITIALISATIONS
 
 TABLE = yaml.safe_load((Path(__file__).parent / "broken.yaml").read_text(encoding="utf-8"))
 CASES = [pytest.param(case, id=f"{group}: {name}") for group, cases in TABLE.items() for name, case in cases.items()]
@@ -39,7 +40,7 @@ def words(here: Path) -> dict[str, str]:
         **{f"<keys of {name}>": keys(model) for name, model in models.items()},
         **{f"<kinds of {name}>": ", ".join(kinds(table)) for name, table in tables.items()},
         "<kind | of stages>": " | ".join(kinds(STAGES)),
-        "<meaning of add>": meaning(ExpandVocabulary, "add"),
+        "<methods of init>": ", ".join(kinds(INITIALISATIONS, "method")),
         "<meaning of path>": meaning(ModelSettings, "path"),
         "<meaning of name>": meaning(Recipe, "name"),
         "<meaning of stages>": meaning(Recipe, "stages"),
@@ -53,8 +54,8 @@ def keys(model) -> str:
     return ", ".join(field.alias or name for name, field in model.model_fields.items())
 
 
-def kinds(table) -> list[str]:
-    return [kind.model_fields["kind"].annotation.__args__[0] for kind in table]
+def kinds(table, field: str = "kind") -> list[str]:
+    return [kind.model_fields[field].annotation.__args__[0] for kind in table]
 
 
 def meaning(model, key: str) -> str:

@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from adapt.errors import AdaptError
 from adapt.methods.base import plain_model
+from adapt.methods.export import trained_state
 from adapt.methods.full import Full
 from adapt.methods.lora import Lora
 from adapt.methods.qlora import Qlora
@@ -56,33 +58,29 @@ def test_special_rows_move_when_they_are_not_held(tmp_path, tiny_model_folder):
 @pytest.mark.parametrize("method", [Full(train_embeddings="new_rows"), Qlora(r=2, train_embeddings="new_rows")])
 def test_only_new_rows_move(method, tmp_path, grown_folder):
     run = make_run(grown_folder, tmp_path, method, optimizer=Optimizer(weight_decay=0.1), steps=4)
-    before = run.rows.parameters[1].detach().clone()
     numbers = run.execute()
-    after = run.rows.parameters[1].detach()
-    assert torch.equal(after[:380], before[:380])
-    assert (after[380:] != before[380:]).any(1).all()
     saved = method.save(finished(run, grown_folder), tmp_path)
     assert (tmp_path / "model" / "adapt_vocabulary.json").exists()
     assert is_number(saved["reload_difference"])
+    before, after = (load_file(folder / "model.safetensors") for folder in (grown_folder, tmp_path / "model"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(after[name][:380], before[name][:380])
+    assert (after["lm_head.weight"][380:] != before["lm_head.weight"][380:]).any(1).all()
     if isinstance(method, Qlora):
-        assert (
-            numbers["trainable"]["parameters"]
-            == sum(p.numel() for n, p in declared(run.model).items() if "lora" in n) + 8 * 64
-        )
-        from safetensors.torch import load_file
-
+        lora = sum(p.numel() for n, p in declared(run.model).items() if "lora" in n)
+        assert numbers["trainable"]["parameters"] == lora + 8 * 64
         rows = load_file(tmp_path / "adapter" / "embedding_rows.safetensors")
-        written = load_file(tmp_path / "model" / "model.safetensors")
         assert rows["ids"].tolist() == [380, 381, 382, 383]
-        assert torch.equal(written["lm_head.weight"][380:], rows["lm_head.weight"])
+        assert torch.equal(after["lm_head.weight"][380:], rows["lm_head.weight"])
 
 
 def test_only_rows_of_the_chat_template_move(tmp_path, tiny_model_folder):
     run = make_run(tiny_model_folder, tmp_path, Full(train_embeddings="chat_rows"), hold="none", steps=4)
     run.stream = Rows(run.tokenizer, ["<|user|>five?<|end|><|assistant|>5<|end|>"] * 40)
-    before = run.model.lm_head.weight.detach().clone()
     run.execute()
-    moved = (run.model.lm_head.weight != before).any(1).nonzero().flatten().tolist()
+    before = load_file(tiny_model_folder / "model.safetensors")["lm_head.weight"]
+    after = trained_state(finished(run, tiny_model_folder))["lm_head.weight"]
+    moved = (after != before).any(1).nonzero().flatten().tolist()
     assert run.tokenizer.convert_ids_to_tokens(moved) == ["<|user|>", "<|assistant|>", "<|end|>"]
 
 
@@ -203,7 +201,7 @@ def test_optimisers_train_and_resume(kind, tmp_path, tiny_model_folder):
 
 def test_embeddings_norms_and_biases_do_not_decay(tmp_path, tiny_model_folder):
     run = make_run(tiny_model_folder, tmp_path, Full())
-    matrices, vectors, tables = parameter_groups(run.model, run.rows.parameters, 1e-3, 0.1, 1e-4)
+    matrices, vectors, tables = parameter_groups(run.model, run.rows, 1e-3, 0.1, 1e-4)
     assert [group["weight_decay"] for group in (matrices, vectors, tables)] == [0.1, 0, 0]
     assert [group["lr"] for group in (matrices, vectors, tables)] == [1e-3, 1e-3, 1e-4]
     assert len(matrices["params"]) == 14
@@ -212,7 +210,8 @@ def test_embeddings_norms_and_biases_do_not_decay(tmp_path, tiny_model_folder):
 
 
 def test_trainable_share_counts_four_bit_weights_as_numbers(tmp_path, tiny_model_folder):
-    whole = trainable_numbers(make_run(tiny_model_folder, tmp_path, Full()).model, (), None)
+    plain = make_run(tiny_model_folder, tmp_path, Full(), hold="none")
+    whole = trainable_numbers(plain.model, plain.rows)
     run = make_run(tiny_model_folder, tmp_path, Qlora(r=2))
     numbers = run._trainable()
     assert whole["share"] == 1

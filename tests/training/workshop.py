@@ -13,11 +13,10 @@ from transformers import set_seed
 from adapt.checkpoints import ModelLocation, load_tokenizer
 from adapt.display import Display
 from adapt.log import Log
-from adapt.methods.base import Method, Trained, plain_model
+from adapt.methods.base import Method, Trained
 from adapt.training.monitor import HeldOut, Monitor
 from adapt.training.optimizer import Optimizer
 from adapt.training.precision import Precision
-from adapt.training.rows import attach_rows
 from adapt.training.run import Run
 from adapt.training.schedules.linear import Linear
 from adapt.training.trainer import Plan
@@ -69,7 +68,7 @@ def make_run(base: Path, folder: Path, method: Method, hold: str = "special", ev
     tokenizer = load_tokenizer(location)
     set_seed(plan.seed)
     model = method.attach(method.load(location, plan.precision))
-    rows = attach_rows(plain_model(model), method.train_embeddings, hold, location, tokenizer)
+    rows = method.rows(model, hold, location, tokenizer)
     return Run(
         model=model,
         rows=rows,

@@ -68,6 +68,12 @@ def test_ids_on_padding_rows_are_initialised_and_the_matrix_never_shrinks():
     assert torch.equal(weight[OLD + 5 :], padding)
 
 
+def test_without_new_pieces_nothing_changes():
+    model, report = grown(make_model(OLD), parts=[], ids=[])
+    assert report == {}
+    assert torch.equal(model(IDS).logits, make_model(OLD)(IDS).logits)
+
+
 def test_ids_that_begin_on_padding_and_end_behind_it():
     model = grown(make_model(OLD + 2))[0]
     weight = model.get_output_embeddings().weight

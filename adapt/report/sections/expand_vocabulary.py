@@ -11,7 +11,10 @@ from adapt.report.blocks import Block, Text, change, facts, table, words
 from adapt.report.plots import Plots
 from adapt.report.records import Record
 
-_SHOWN = {"base_size", "new_size", "added", "before", "after", "curve", "step0"}
+_SHOWN = {
+    *("mode", "base_size", "new_size", "added", "removed", "kept", "auto", "skipped"),
+    *("before", "after", "curve", "step0"),
+}
 
 
 def section(record: Record, plots: Plots) -> list[Block]:
@@ -19,8 +22,7 @@ def section(record: Record, plots: Plots) -> list[Block]:
     metrics = record.metrics
     blocks: list[Block] = []
     if "base_size" in metrics and "new_size" in metrics:
-        grown = f"The vocabulary grew from {short(metrics['base_size'])} to {short(metrics['new_size'])} pieces."
-        blocks.append(Text(grown))
+        blocks.append(Text(_sizes(metrics)))
     blocks += _before_after(metrics.get("before") or {}, metrics.get("after") or {})
     curve = metrics.get("curve") or []
     if len(curve) > 1:
@@ -28,7 +30,24 @@ def section(record: Record, plots: Plots) -> list[Block]:
         figure = draw.lines({"bytes per token": curve}, "pieces added", "bytes per token")
         blocks.append(plots.image(f"{record.name}-pieces", figure, "What each piece buys", note))
     blocks += _step0(metrics.get("step0") or {})
+    skipped = list((metrics.get("skipped") or {}).items())
+    if skipped:
+        blocks.append(table("Tokens that were not added", ("token", "why"), skipped))
     return blocks + facts("Further numbers", metrics, leave_out=_SHOWN)
+
+
+def _sizes(metrics: Mapping[str, Any]) -> str:
+    """What became of the vocabulary, in sentences."""
+    before, after = short(metrics["base_size"]), short(metrics["new_size"])
+    if metrics.get("mode") == "replace":
+        kept, new = short(metrics.get("kept")), short(metrics.get("added"))
+        return f"A new vocabulary of {after} pieces replaces the one of {before}: {kept} are in both, {new} are new."
+    text = f"The vocabulary went from {before} to {after} pieces."
+    if metrics.get("removed"):
+        added, removed = short(metrics["added"]), short(metrics["removed"])
+        text += f" {added} were added, {removed} old ones that text hardly uses taken out."
+    auto = metrics.get("auto")
+    return text + (f" The size was chosen: {auto['reason']}." if auto else "")
 
 
 def _before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Block]:

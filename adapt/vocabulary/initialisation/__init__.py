@@ -1,27 +1,16 @@
-"""The ways to initialise new rows; adding one is a file and a line in the table."""
+"""The ways to initialise new rows; a method of one side is a file and a line in `methods.METHODS`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
-
-from pydantic import BeforeValidator, Field
-
+from adapt.vocabulary.initialisation.auto import Auto
 from adapt.vocabulary.initialisation.base import Initialisation, NewRows, Side
-from adapt.vocabulary.initialisation.convex_hull import ConvexHull
-from adapt.vocabulary.initialisation.mean_of_pieces import MeanOfPieces
+from adapt.vocabulary.initialisation.distil import Distil
+from adapt.vocabulary.initialisation.methods import METHODS
+from adapt.vocabulary.initialisation.per_side import PerSide, any_of
 
-INITIALISATIONS = (MeanOfPieces, ConvexHull)
+INITIALISATIONS = (*METHODS, Auto, Distil)
 
+AnyInitialisation = any_of(*INITIALISATIONS)
+"""An initialisation's settings, or just its name, or `input` and `output` with one each."""
 
-def _from_name(value: Any) -> Any:
-    return {"method": value} if isinstance(value, str) else value
-
-
-AnyInitialisation = Annotated[
-    Union[INITIALISATIONS],  # noqa: UP007 (a table, not a list of names)
-    Field(discriminator="method"),
-    BeforeValidator(_from_name),
-]
-"""An initialisation's settings, or just its name."""
-
-__all__ = ["INITIALISATIONS", "AnyInitialisation", "Initialisation", "NewRows", "Side"]
+__all__ = ["INITIALISATIONS", "METHODS", "AnyInitialisation", "Initialisation", "NewRows", "PerSide", "Side"]

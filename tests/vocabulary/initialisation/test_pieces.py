@@ -1,21 +1,22 @@
-"""Initialisations as functions on tensors (methods F: A-12, A-13, A-24)."""
+"""Means and convex combinations of pieces as functions on tensors (methods F: A-12, A-13, A-24)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from adapt.vocabulary.initialisation import INITIALISATIONS, NewRows
+from adapt.vocabulary.initialisation import NewRows
 from adapt.vocabulary.initialisation.convex_hull import ConvexHull, convex_hull
-from adapt.vocabulary.initialisation.mean_of_pieces import mean_of_pieces
+from adapt.vocabulary.initialisation.mean_of_pieces import MeanOfPieces, mean_of_pieces
 
+KINDS = (MeanOfPieces, ConvexHull)
 PIECES = [(3, 5), (7, 7, 1), (0,), (2, 4, 6, 8)]
 MATRIX = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
 
 
 def all_rows(dtype=torch.float32, seed=0):
     new = NewRows(PIECES, torch.arange(9), "input", seed)
-    return {kind.__name__: kind().rows(MATRIX.to(dtype), new) for kind in INITIALISATIONS}
+    return {kind.__name__: kind().rows(MATRIX.to(dtype), new) for kind in KINDS}
 
 
 def test_mean_of_pieces():
@@ -46,7 +47,7 @@ def test_concentration_draws_towards_the_mean():
     assert (near - mean).norm() < 0.01 * (far - mean).norm()
 
 
-@pytest.mark.parametrize("name", [kind.__name__ for kind in INITIALISATIONS])
+@pytest.mark.parametrize("name", [kind.__name__ for kind in KINDS])
 def test_convex_methods_never_steal_the_arg_max(name):
     hidden = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
     rows = all_rows()[name]
@@ -70,6 +71,5 @@ def test_a_piece_has_the_same_row_however_many_are_made():
     assert torch.equal(convex_hull(MATRIX, PIECES, seed=5)[:2], convex_hull(MATRIX, PIECES[:2], seed=5))
 
 
-def test_table():
-    assert [kind().method for kind in INITIALISATIONS] == ["mean_of_pieces", "convex_hull"]
+def test_numbers_are_read_as_people_write_them():
     assert ConvexHull(concentration="2").concentration == 2.0

@@ -14,6 +14,7 @@ import typer
 from adapt import __version__
 from adapt.commands.vocab import vocab_app
 from adapt.errors import AdaptError
+from adapt.merging.command import search as search_coefficients
 from merge.commands import app as merge_app
 
 app = typer.Typer(
@@ -27,6 +28,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+merge_app.command(
+    "search",
+    epilog="Example: adapt merge search 'cpt + w * (instruct - base)' cpt=... --free w=0..1.5 --text uk.txt -o found/",
+)(search_coefficients)
 app.add_typer(merge_app, name="merge")
 app.add_typer(vocab_app, name="vocab")
 

@@ -51,12 +51,15 @@ class TensorInfo:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises MergeError where it is missing or broken."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises MergeError where it is missing, broken or something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MergeError(f"cannot read '{path}': {error}") from error
+    if not isinstance(content, dict):
+        raise MergeError(f"'{path}' holds no JSON object but a {type(content).__name__}")
+    return content
 
 
 def header_of(path: Path) -> dict[str, TensorInfo]:
@@ -148,7 +151,9 @@ class Checkpoint(TensorFiles):
         raise MergeError(f"'{self.folder}' holds no {SINGLE} and no {INDEX}{hint}")
 
     def _sharded(self) -> dict[str, TensorInfo]:
-        weight_map = read_json(self.folder / INDEX)["weight_map"]
+        weight_map = read_json(self.folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise MergeError(f"'{self.folder / INDEX}' has no weight_map that says which shard holds each tensor")
         headers = {}
         for shard in sorted(set(weight_map.values())):
             if Path(shard).name != shard or shard in ("..", "."):

@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from merge.errors import MergeError
 from merge.hashes import Hashes, Running, fingerprint
 from merge.journal import BusyError, Journal
 from merge.operands import LeafOperand, operand
+from merge.parallel import single_threaded_torch
 from merge.planning import Merge
 from merge.policy import write_config, write_tokenizer
 from merge.provenance import describe, model_card
@@ -50,7 +50,7 @@ def write(
     files = shards(merge.outputs, shard_size)
     try:
         with Journal(place, merge.key(files)) as journal:
-            for name, text in (beside or {}).items():
+            for name, text in {**merge.beside.files, **(beside or {})}.items():
                 (place / name).write_text(text, encoding="utf-8")
             decisions = _write_all(merge, place, files, journal, progress, threads)
     except BusyError:
@@ -80,8 +80,9 @@ def check_output(merge: Merge, folder: Path) -> None:
         home = home.parent
     free, needed = shutil.disk_usage(home).free, merge.size
     if free < needed and not unfinished(folder).exists():
+        unit, factor = ("GB", 1e9) if needed >= 1e8 else ("MB", 1e6)
         raise MergeError(
-            f"'{folder}' needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there; "
+            f"'{folder}' needs {needed / factor:.1f} {unit}, but only {free / factor:.1f} {unit} are free there; "
             "free some space or give another folder"
         )
 
@@ -127,7 +128,7 @@ def _write_weights(
     written = dict(done)
     stop = threading.Event()
     workers = threads or len(os.sched_getaffinity(0))
-    with _single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
+    with single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
         tasks = {pool.submit(write_tensor, merge, output, owner[output.name], hashes, stop): output for output in left}
         try:
             for task in as_completed(tasks):
@@ -142,17 +143,6 @@ def _write_weights(
             pool.shutdown(cancel_futures=True)
             raise
     return written
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """Blocks are small: threads of torch's own would wait for each other more than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_tensor(merge: Merge, output: Output, writer: ShardWriter, hashes: Hashes, stop: threading.Event) -> str:
@@ -245,13 +235,13 @@ def _inputs(merge: Merge, hashes: Hashes) -> dict[str, dict[str, Any]]:
 def _write_settings(merge: Merge, place: Path, written: Mapping[str, str], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Everything beside the weights."""
     types = {output.dtype for output in merge.outputs if output.dtype.is_floating_point}
-    changes: dict[str, Any] = {"tie_word_embeddings": merge.tied}
+    changes: dict[str, Any] = {"tie_word_embeddings": merge.tied, **merge.beside.config}
     if len(types) == 1:
         key = "torch_dtype" if "torch_dtype" in merge.anchor.config else "dtype"
         changes[key] = str(types.pop()).removeprefix("torch.")
     chat = (merge.chat, merge.vocabularies[merge.chat.name])
     write_config(place, merge.anchor, chat, merge.rows, changes)
-    write_tokenizer(place, merge.anchor, merge.chat, merge.rows)
+    write_tokenizer(place, merge.tokenizer, merge.chat, merge.rows, merge.beside.template)
     decisions = describe(merge)
     record = decisions | {
         "inputs": inputs,

@@ -28,6 +28,12 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def split_at_layer(name: str) -> tuple[str, int, str] | None:
+    """A tensor's name before, at and behind the number of its layer: `("model.layers.", 3, ".mlp.up_proj.weight")`."""
+    match = _LAYER.search(name)
+    return (name[: match.start(1)], int(match[1]), name[match.end(1) :]) if match else None
+
+
 def places(names: Iterable[str]) -> dict[str, Place]:
     """The place of each tensor of a model."""
     layers = {name: layer_of(name) for name in names}

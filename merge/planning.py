@@ -19,7 +19,7 @@ from merge.methods import METHODS
 from merge.operands import Inputs, Target, values_of
 from merge.parameters import Place
 from merge.parameters import places as places_of
-from merge.policy import chat_template, check_same_architecture, rope_warnings
+from merge.policy import Beside, chat_template, check_same_architecture, rope_warnings
 from merge.roles import Roles, assign
 from merge.task_vectors import is_task_vector
 from merge.vocabulary import RowPlan, Vocabulary, plan_rows, read_vocabulary
@@ -48,16 +48,22 @@ class Merge:
     outputs: tuple[Output, ...]
     warnings: tuple[str, ...]
     adapters: Mapping[str, AdapterVector] = field(default_factory=dict)
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def anchor(self) -> Checkpoint:
-        """The model whose vocabulary and configuration the output has."""
+        """The model whose configuration, and as a rule whose vocabulary, the output has."""
         return self.checkpoints[self.roles.anchor]
 
     @property
     def chat(self) -> Checkpoint:
         """The model whose chat tokens and template the output has."""
-        return self.checkpoints[self.roles.special_from or self.roles.anchor]
+        return self.checkpoints[self.beside.chat or self.roles.special_from or self.roles.anchor]
+
+    @property
+    def tokenizer(self) -> Checkpoint:
+        """The model whose tokenizer files the output has."""
+        return self.checkpoints[self.beside.tokenizer or self.roles.anchor]
 
     @property
     def tied(self) -> bool:
@@ -85,7 +91,7 @@ class Merge:
         }
         layout = {name: [repr(output) for output in outputs] for name, outputs in files.items()}
         formulas = sorted({repr(part) for part in self.parts.values()})
-        content = [formulas, self.roles.anchor, self.roles.special_from, stats, layout]
+        content = [formulas, self.roles.anchor, self.roles.special_from, stats, layout, dict(self.beside.files)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def inputs(self, output: Output, hashes: Hashes | None = None) -> Inputs:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,25 @@ _ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 _SPECIAL_KEYS = ("eos_token", "pad_token", "additional_special_tokens", "extra_special_tokens")
 
 
-def check_same_architecture(anchor: Checkpoint, other: Checkpoint) -> None:
+@dataclass(frozen=True)
+class Beside:
+    """What the files beside the weights are made from, where that is not decided by the roles.
+
+    `tokenizer` and `chat` are names of models, `template` is the text of a chat template, `config` are changed entries
+    of config.json, `files` are further files by name, with their text.
+    """
+
+    tokenizer: str | None = None
+    chat: str | None = None
+    template: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_same_architecture(anchor: Checkpoint, other: Checkpoint, ignoring: Collection[str] = ()) -> None:
     """Raise MergeError, naming the key, where two models do not have the same shape."""
     for key in _SHAPE_KEYS:
-        if anchor.config.get(key) != other.config.get(key):
+        if key not in ignoring and anchor.config.get(key) != other.config.get(key):
             raise MergeError(
                 f"'{anchor.name}' and '{other.name}' are not of one architecture: {key} is "
                 f"{anchor.config.get(key)!r} and {other.config.get(key)!r}"
@@ -94,8 +110,10 @@ def write_config(
         _write_json(folder / "generation_config.json", settings)
 
 
-def write_tokenizer(folder: Path, anchor: Checkpoint, chat: Checkpoint, plan: RowPlan) -> None:
-    """The anchor's tokenizer files, with the chat model's template and special tokens.
+def write_tokenizer(
+    folder: Path, anchor: Checkpoint, chat: Checkpoint, plan: RowPlan, template: str | None = None
+) -> None:
+    """The anchor's tokenizer files, with the chat model's special tokens, and its template unless one is given.
 
     Without tokens to append, `tokenizer.json` is copied byte for byte.
     """
@@ -113,7 +131,7 @@ def write_tokenizer(folder: Path, anchor: Checkpoint, chat: Checkpoint, plan: Ro
         for entry in plan.appended:
             flags = {key: value for key, value in entry.items() if key != "id"}
             settings["added_tokens_decoder"][str(plan.tokens.index(entry["content"]))] = flags
-    template = chat_template(chat.folder) or chat_template(anchor.folder)
+    template = template or chat_template(chat.folder) or chat_template(anchor.folder)
     settings.pop("chat_template", None)
     if isinstance(template, str):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

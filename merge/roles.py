@@ -53,6 +53,8 @@ def assign(
     the first minuend of a difference that has a chat template. If none has one, from the anchor where that has one,
     else from the first minuend. An average has no such model.
     """
+    if not combination.positive:
+        raise MergeError(f"'{combination.text}' adds no model; write a difference like instruct - base")
     for key, name in (("vocabulary_from", vocabulary_from), ("special_from", special_from)):
         if name is not None and name not in pieces:
             known = ", ".join(pieces)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from merge.checkpoint import Checkpoint, read_json
+from merge.adapters import Adapter, is_adapter
+from merge.checkpoint import Checkpoint, TensorFiles, read_json
 from merge.errors import MergeError
 from merge.hashes import fingerprint, of_bytes
 
@@ -33,13 +34,14 @@ def verify(folder: Path) -> Iterator[str]:
 def _input(name: str, folder: Path, expected: str) -> str:
     if not folder.is_dir():
         return f"{name}: '{folder}' is not here, not checked"
-    if fingerprint(tensor_hashes(Checkpoint(name, folder))) != expected:
+    source = Adapter(name, folder) if is_adapter(folder) else Checkpoint(name, folder)
+    if fingerprint(tensor_hashes(source)) != expected:
         raise MergeError(f"'{folder}' is not the '{name}' that was merged: its weights have changed since")
     return f"{name}: '{folder}' is what was merged"
 
 
-def tensor_hashes(model: Checkpoint) -> dict[str, str]:
-    """The hash of every tensor of a checkpoint."""
+def tensor_hashes(model: TensorFiles) -> dict[str, str]:
+    """The hash of every tensor of a checkpoint or an adapter."""
     try:
         return {name: of_bytes(partial(model.read, name), info.size) for name, info in model.tensors.items()}
     finally:

@@ -11,18 +11,23 @@ Every model's tokens are read from its `tokenizer.json`; each row of the output 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from merge.checkpoint import Checkpoint, read_json
 from merge.errors import MergeError
 from merge.roles import Roles, Vector
+from merge.tokenizer_files import tokens_in
 
-_LEAST_OVERLAP = 0.5
+_LEAST_OVERLAP = 0.2
+"""Share of the smaller vocabulary that relatives have in common at least; a vocabulary may have been replaced in part."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ class Vocabulary:
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
 
-    @property
-    def pieces(self) -> set[str]:
+    @cached_property
+    def pieces(self) -> Set[str]:
         """The ordinary tokens."""
-        return set(self.ids) - set(self.added)
+        return self.ids.keys() - self.added.keys()
 
 
 def read_vocabulary(folder: Path, name: str) -> Vocabulary:
@@ -46,16 +51,15 @@ def read_vocabulary(folder: Path, name: str) -> Vocabulary:
     path = folder / "tokenizer.json"
     if not path.exists():
         raise MergeError(f"'{name}' has no tokenizer.json, so its rows cannot be matched by token; save it with one")
-    document = read_json(path)
-    listed = document["model"]["vocab"]
-    ids = dict(listed) if isinstance(listed, dict) else {entry[0]: index for index, entry in enumerate(listed)}
-    added = {entry["content"]: entry for entry in document.get("added_tokens", ())}
+    ids, entries = tokens_in(path)
+    added = {entry["content"]: entry for entry in entries}
     config = folder / "tokenizer_config.json"
     extra = read_json(config).get("added_tokens_decoder", {}) if config.exists() else {}
     for index, entry in extra.items():
         if entry["content"] not in added:
             added[entry["content"]] = {"id": int(index), **entry}
-    return Vocabulary(ids | {token: int(entry["id"]) for token, entry in added.items()}, added)
+    ids.update((token, int(entry["id"])) for token, entry in added.items())
+    return Vocabulary(ids, added)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def plan_rows(roles: Roles, checkpoints: Mapping[str, Checkpoint], vocabularies:
     `special_from` has. Raises MergeError for models whose vocabularies have little in common.
     """
     anchor = vocabularies[roles.anchor]
-    for name in roles.models:
+    for name in (name for name in roles.models if name != roles.anchor):
         _check_overlap(roles.anchor, anchor, name, vocabularies[name])
     appended = _appended(roles, vocabularies)
     first = 1 + max(anchor.ids.values())
@@ -123,8 +127,9 @@ def _appended(roles: Roles, vocabularies: Mapping[str, Vocabulary]) -> list[Mapp
 
 
 def _source(tokens: Sequence[str | None], vocabulary: Vocabulary, height: int) -> torch.Tensor:
-    rows = [vocabulary.ids.get(token, -1) if token is not None else -1 for token in tokens]
-    return torch.tensor([row if row < height else -1 for row in rows], dtype=torch.long)
+    found = map(vocabulary.ids.get, tokens, repeat(-1))  # None, the token of a padding row, is no model's
+    rows = torch.from_numpy(np.fromiter(found, np.int64, len(tokens)))
+    return rows.masked_fill_(rows >= height, -1)
 
 
 def _exact(
@@ -135,8 +140,9 @@ def _exact(
 ) -> torch.Tensor:
     if roles.special_from is None:
         return torch.zeros(len(tokens), dtype=torch.bool)
-    added = set(vocabularies[roles.special_from].added)
-    return torch.tensor([token in added for token in tokens]) & (sources[roles.special_from] >= 0)
+    added = vocabularies[roles.special_from].added
+    special = torch.from_numpy(np.fromiter(map(added.__contains__, tokens), np.bool_, len(tokens)))
+    return special & (sources[roles.special_from] >= 0)
 
 
 def _known(vector: Vector, sources: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -158,8 +164,12 @@ def _count(
     moved = {
         name: int(((sources[name] >= 0) & (anchor >= 0) & (sources[name] != anchor)).sum()) for name in roles.models
     }
-    kept = set(vocabularies[roles.anchor].ids) | {entry["content"] for entry in appended}
-    dropped = {name: len(set(vocabularies[name].ids) - kept) for name in roles.models}
+    known_by_anchor, late = vocabularies[roles.anchor].ids.keys(), {entry["content"] for entry in appended}
+    dropped = {
+        name: len(vocabularies[name].ids.keys() - known_by_anchor - late)
+        for name in roles.models
+        if name != roles.anchor
+    }
     return {
         "shared": int((free & known.all(0)).sum()),
         "partly": int((free & known.any(0) & ~known.all(0)).sum()),

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from merge.commands import inspection, merging, methods, vectors, verification
+from merge.commands import inspection, lep, low_rank, merging, methods, vectors, verification
 
 
 class _ExpressionFirst(TyperGroup):
@@ -35,6 +35,10 @@ app.command("extract", epilog="Example: adapt merge extract 'chat - base' chat=.
 )
 app.command("apply", epilog="Example: adapt merge apply residual/ runs/cpt --weight 0.8 -o merged/")(vectors.apply)
 app.command("info", epilog="Example: adapt merge info residual/")(vectors.info)
+app.command("lep", epilog="Example: adapt merge lep cpt=runs/cpt base=... instruct=... -o merged/")(lep.lep)
+app.command("extract-lora", epilog="Example: adapt merge extract-lora 'chat - base' chat=.. base=.. -r 16 -o lora/")(
+    low_rank.extract_lora
+)
 app.command("inspect", epilog="Example: adapt merge inspect cpt=runs/cpt instruct=... base=... -o report/")(
     inspection.inspect
 )

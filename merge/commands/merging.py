@@ -27,6 +27,10 @@ VocabularyFrom = Annotated[
 SpecialFrom = Annotated[
     str | None, typer.Option(metavar="NAME", help="Whose chat tokens and template it has.", show_default=False)
 ]
+NewRows = Annotated[
+    Literal["cpt", "lep-overlap", "lep-conversion"],
+    typer.Option(help="Rows of tokens that only the first model has: its own, or carried over by LEP."),
+]
 ShardSize = Annotated[str, typer.Option(metavar="SIZE", help="The most bytes of a file.")]
 Threads = Annotated[
     int | None,
@@ -47,6 +51,7 @@ def write(
     dtype: Dtype = None,
     vocabulary_from: VocabularyFrom = None,
     special_from: SpecialFrom = None,
+    new_rows: NewRows = "cpt",
     shard_size: ShardSize = "5GB",
     threads: Threads = None,
     unrelated: Unrelated = False,
@@ -65,7 +70,9 @@ def write(
             _by_mergekit(what, output, models)
             return
         started = time.perf_counter()
-        merge = prepared(what, models or [], dtype, vocabulary_from, special_from)
+        from merge.lep import with_new_rows
+
+        merge = with_new_rows(prepared(what, models or [], dtype, vocabulary_from, special_from), new_rows)
         if not quiet:
             _show_plan(merge, output, time.perf_counter() - started)
         check(merge, output, unrelated)
@@ -73,10 +80,26 @@ def write(
             return
         from merge.engine import write as write_merge
 
+        merge = learned(merge, 0.0, quiet)
         with progress_bar(quiet) as progress:
             record = write_merge(merge, output, size_of(shard_size), progress, threads)
         if not quiet:
             typer.echo(f"wrote {output} in {time.perf_counter() - started:.1f} s ({record['output']['fingerprint']})")
+
+
+def learned(merge: Merge, ridge: float, quiet: bool) -> Merge:
+    """The merge with its maps of rows fitted, where it has any; a line for each."""
+    from merge.lep import learn
+
+    merge = learn(merge, ridge)
+    for matrix, maps in {} if quiet else merge.rows.counts.get("lep", {}).get("maps", {}).items():
+        for difference, note in maps.items():
+            typer.echo(
+                f"  {matrix}, {difference}: learned from {note['learned_from']:,} rows of rank {note['rank']:,} "
+                f"(condition {note['condition']:.3g}), relative residual {note['residual']:.3g}, "
+                f"{note['unexplained']:.1%} of the difference unexplained"
+            )
+    return merge
 
 
 def check(merge: Merge, output: Path, unrelated: bool) -> None:

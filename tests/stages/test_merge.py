@@ -79,6 +79,22 @@ def test_what_it_writes_and_says(run):
     json.dumps(metrics)
 
 
+def test_new_rows_by_embedding_propagation(run):
+    metrics, folder, screen = run("cpt + 0.5 * (instruct - base)", new_rows="lep-overlap")
+    assert "new rows mapped by instruct - base, learned from 378 rows, relative residual 0." in screen
+    assert metrics["rows"]["lep"]["mapped"] == GROWN
+    assert metrics["reload_difference"] < 1e-5
+    assert json.loads((folder / "model" / "merge.json").read_text())["rows"]["lep"]["mode"] == "overlap"
+
+
+@pytest.mark.parametrize("expression", ["ties(base, [cpt, instruct])", "cpt + 0.5 * (slerp(a, b, t=1) - base)"])
+def test_new_rows_of_calls_cannot_be_mapped(expression):
+    stage = Merge(kind="merge", expression=expression, new_rows="lep-conversion")
+    (complaint,) = stage.complaints({})
+    assert complaint.path == ("new_rows",)
+    assert "'lep-conversion' needs a sum of differences" in complaint.message
+
+
 @pytest.mark.parametrize("expression", ["cpt + 0.5 * (chatml - base)", "0.5 * base + 0.5 * instruct"])
 def test_tied_models_load_as_they_were_written(run, family, tied_family, monkeypatch, expression):
     monkeypatch.setattr(family, "folders", tied_family.folders)

@@ -9,8 +9,19 @@ from adapt.report import plots as draw
 from adapt.report.blocks import Block, Cell, Text, facts, share, table, words
 from adapt.report.plots import Plots
 from adapt.report.records import Record
+from adapt.report.search_curve import curve
 
-_SHOWN = {"expression", "vocabulary_from", "special_from", "rows", "vectors", "cosines", "row_drift", "warnings"}
+_SHOWN = {
+    "expression",
+    "vocabulary_from",
+    "special_from",
+    "rows",
+    "vectors",
+    "cosines",
+    "row_drift",
+    "warnings",
+    "search",
+}
 _RULES = {
     "shared": "by the formula: every model has the token",
     "partly": "by the formula, as far as models have the token",
@@ -31,6 +42,7 @@ def section(record: Record, plots: Plots) -> list[Block]:
     return [
         *_lead(metrics),
         *(Text(f"Warning: {warning}.", "warning") for warning in metrics.get("warnings") or ()),
+        *_search(record.name, metrics.get("search"), plots),
         *_vectors(vectors),
         *_cosines(cosines),
         *_per_layer(record, plots, vectors, "relative_norm", "norms", "Size of each task vector, layer by layer"),
@@ -51,6 +63,27 @@ def _lead(metrics: Mapping[str, Any]) -> list[Block]:
     if metrics.get("special_from"):
         text += f" Its chat tokens and chat template are those of '{metrics['special_from']}'."
     return [Text(text)]
+
+
+def _search(name: str, search: Mapping[str, Any] | None, plots: Plots) -> list[Block]:
+    """What was looked for on what, the best values, and the curve."""
+    if not search:
+        return []
+    best, goals = search["best"], search["goals"]
+    text = (
+        f"The coefficients of {search['expression']} were found in {len(search['trials'])} trials "
+        f"({search['method']}), on text or questions that nothing was trained on."
+    )
+    values = [(label, value) for label, value in best["values"].items()]
+    scores = [
+        (goal, words(goals[goal]["metric"]), goals[goal]["weight"], score) for goal, score in best["scores"].items()
+    ]
+    return [
+        Text(text),
+        table("Best coefficients", ("coefficient", "value"), values),
+        table("Scores with them", ("source", "metric", "weight", "score"), scores),
+        plots.image(f"{name}-search", curve(search), "The search", "Less is better."),
+    ]
 
 
 def _vectors(vectors: Mapping[str, Any]) -> list[Block]:

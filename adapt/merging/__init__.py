@@ -1,0 +1,1 @@
+"""What a merge needs a running model for: the search for coefficients."""

@@ -61,7 +61,7 @@ def fit(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], width: int, ridge: 
         rows += len(x)
     if not (squares < float("inf") and moved < float("inf")):
         raise MergeError("the rows to learn from hold NaN or infinity")
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp_(min=0.0)
+    eigenvalues = torch.linalg.eigvalsh(gram, UPLO="U").clamp_(min=0.0)
     largest = float(eigenvalues[-1])
     rank = int((eigenvalues > largest / LARGEST_CONDITION**2).sum()) if largest > 0 else 0
     least = float(eigenvalues[0])
@@ -70,19 +70,19 @@ def fit(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], width: int, ridge: 
         raise DeficientError(rows, rank, width, condition)
     extra = ridge * float(eigenvalues.mean())
     gram.diagonal().add_(extra)
-    solution = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+    solution = torch.cholesky_solve(cross, torch.linalg.cholesky(gram, upper=True), upper=True)
     left = moved - float((solution * cross).sum()) - extra * float(solution.square().sum())
     error = max(left, 0.0) ** 0.5
     return Fit(solution, rows, rank, condition, _share(error, squares**0.5), _share(error, moved**0.5))
 
 
 def _add_products(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """`total += leftᵀ right`, in panels of fixed size that threads share out."""
+    """`total += leftᵀ right`, in panels of fixed size that threads share out; of `leftᵀ left` the upper half alone."""
     width = len(total)
 
     def add(first: int) -> None:
-        panel = slice(first, min(first + _PANEL, width))
-        total[panel].addmm_(left[:, panel].T, right)
+        panel, columns = slice(first, min(first + _PANEL, width)), slice(first if left is right else 0, width)
+        total[panel, columns].addmm_(left[:, panel].T, right[:, columns])
 
     at_once(add, range(0, width, _PANEL))
 

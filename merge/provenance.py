@@ -17,7 +17,7 @@ def describe(merge: Merge) -> dict[str, Any]:
     return {
         "expression": merge.combination.text,
         "coefficients": merge.combination.coefficients,
-        "vocabulary_from": merge.roles.anchor,
+        "vocabulary_from": merge.tokenizer.name,
         "special_from": merge.roles.special_from,
         "rows": dict(merge.rows.counts),
         "warnings": list(merge.warnings),

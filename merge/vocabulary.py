@@ -27,7 +27,7 @@ from merge.roles import Roles, Vector
 from merge.tokenizer_files import tokens_in
 
 _LEAST_OVERLAP = 0.2
-"""Share of the smaller vocabulary that relatives have in common at least; a vocabulary may have been replaced in part."""
+"""Share of the smaller vocabulary that relatives have in common at least; one may have been replaced in part."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ REDUCED: dict[str, tuple[str, ...]] = {
         "data.target.arguments.count=400 data.general.arguments.count=300",
         "data.ask_ukrainian.arguments.count=6 data.ask_english.arguments.count=6",
         "stages.grown.add=60",
+        'stages.grown.init={"method":"distil","steps":4}',
     ),
     "domain": ("data.target.arguments.count=300 data.general.arguments.count=300",),
     "infinite": (
@@ -32,6 +33,7 @@ REDUCED: dict[str, tuple[str, ...]] = {
     "staged": (
         "data.target.arguments.count=300 data.general.arguments.count=200",
         "stages.grown.add=40",
+        'stages.grown.init={"method":"distil","steps":4}',
     ),
     "sft": ("data.answers.arguments.count=400 data.general.arguments.count=200 data.ask.arguments.count=6",),
     "tiny": (

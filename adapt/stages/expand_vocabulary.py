@@ -14,7 +14,7 @@ from adapt.errors import AdaptError
 from adapt.settings import Count, Share, Whole, parse_number
 from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
 from adapt.vocabulary.initialisation import AnyInitialisation
-from adapt.vocabulary.initialisation.mean_of_pieces import MeanOfPieces
+from adapt.vocabulary.initialisation.distil import Distil
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,7 +82,7 @@ class ExpandVocabulary(Stage):
     text; the form after a space is added with it where the corpus has it."""
     special: bool = False
     """Whether the given tokens are special ones, found in text before anything cuts it: for control words only."""
-    init: AnyInitialisation = MeanOfPieces()
+    init: AnyInitialisation = Distil()
     """How the rows of the new pieces begin: a name, or `method` with its settings."""
     min_frequency: Count = 2
     """The fewest tokens that a piece must save on the corpus to be added (`mode: expand` and `replace`)."""

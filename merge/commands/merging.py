@@ -41,6 +41,9 @@ Unrelated = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the headers, print the plan, write nothing.")]
 Engine = Annotated[Literal["adapt", "mergekit"], typer.Option(help="Who merges a YAML file.")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Of a YAML file's random methods; default 0.", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
@@ -57,6 +60,7 @@ def write(
     unrelated: Unrelated = False,
     dry_run: DryRun = False,
     engine: Engine = "adapt",
+    seed: Seed = None,
     quiet: Quiet = False,
 ) -> None:
     """Merge checkpoints into a new one.
@@ -72,7 +76,7 @@ def write(
         started = time.perf_counter()
         from merge.lep import with_new_rows
 
-        merge = with_new_rows(prepared(what, models or [], dtype, vocabulary_from, special_from), new_rows)
+        merge = with_new_rows(prepared(what, models or [], dtype, vocabulary_from, special_from, seed), new_rows)
         if not quiet:
             _show_plan(merge, output, time.perf_counter() - started)
         check(merge, output, unrelated)
@@ -113,7 +117,12 @@ def check(merge: Merge, output: Path, unrelated: bool) -> None:
 
 
 def prepared(
-    what: str, models: list[str], dtype: str | None, vocabulary_from: str | None, special_from: str | None
+    what: str,
+    models: list[str],
+    dtype: str | None,
+    vocabulary_from: str | None,
+    special_from: str | None,
+    seed: int | None = None,
 ) -> Merge:
     """The plan of an expression or of a YAML file."""
     if what.endswith((".yaml", ".yml")):
@@ -121,7 +130,9 @@ def prepared(
             raise MergeError(f"'{what}' says all about its merge; write models, dtype and roles into it")
         from merge.yaml_files import prepare_yaml
 
-        return prepare_yaml(Path(what))
+        return prepare_yaml(Path(what), seed or 0)
+    if seed is not None:
+        raise MergeError(f"--seed {seed} is for YAML files; in an expression write seed={seed} into the call")
     from merge.locations import folders_of, named
     from merge.planning import dtype_of, prepare
 
@@ -152,7 +163,7 @@ def _show_plan(merge: Merge, output: Path, seconds: float) -> None:
         f"{plan['tensors']} tensors; checked in {seconds:.1f} s"
     )
     special = merge.roles.special_from or "the formula"
-    typer.echo(f"  vocabulary of {merge.roles.anchor}, special and chat tokens of {special}")
+    typer.echo(f"  vocabulary of {merge.tokenizer.name}, special and chat tokens of {special}")
     typer.echo(
         f"  rows: {rows['shared'] + rows['partly']:,} by the formula, {rows['anchor_only']:,} only in "
         f"{merge.roles.anchor}, {rows['special']:,} special, {rows['appended']:,} appended, {rows['padding']:,} padding"

@@ -7,7 +7,7 @@ row it is. So a token that one model alone has comes out as that model's row, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -41,8 +41,11 @@ def fill_of(
     table: Sequence[str | None],
     rules: Mapping[str, TokenRule],
     vocabularies: Mapping[str, Vocabulary],
+    heights: Mapping[str, int],
 ) -> Fill:
-    """How the models of one tensor fill each other's rows; `sources[place]` are a checkpoint's rows by token.
+    """How the models of one tensor fill each other's rows.
+
+    `sources[place]` are a checkpoint's rows by token, `heights[place]` how many it has.
 
     Raises YamlError for a rule of a token that names no row.
     """
@@ -56,34 +59,45 @@ def fill_of(
         give[model.name] = torch.where(lacking & chosen, own[model.name], -1)
     places = {token: row for row, token in enumerate(table) if token in rules}
     for token, rule in rules.items():
-        _apply(rule, token, places[token], own, give, vocabularies)
+        if not rule.force and all(rows[places[token]] >= 0 for rows in own.values()):
+            continue
+        _apply(rule, places[token], _source_row(rule, token, own, vocabularies, heights), own, give)
     return Fill(own, give, torch.tensor([token is not None for token in table]))
 
 
-def _apply(
+def _source_row(
     rule: TokenRule,
     token: str,
-    row: int,
-    own: Mapping[str, torch.Tensor],
-    give: Mapping[str, torch.Tensor],
+    models: Collection[str],
     vocabularies: Mapping[str, Vocabulary],
-) -> None:
-    """Set the substitute of one token's row."""
-    if not rule.force and all(rows[row] >= 0 for rows in own.values()):
-        return
+    heights: Mapping[str, int],
+) -> int:
+    """The row of the rule's model that a token is to have; -1 for zero."""
     if not rule.given:
         raise rule.entry.fail(f"'{token}' needs a source: not every model has it, or it is forced")
+    if rule.model is None:
+        return -1
+    if rule.model.name not in models:
+        raise rule.entry.fail(f"'{token}' is to come from '{rule.model.name}', which is no model of this merge")
+    row = rule.index
+    if row is None:
+        row = vocabularies[rule.model.place].ids.get(rule.token or token)
+        if row is None:
+            raise rule.entry.fail(f"'{rule.model.name}' has no token '{rule.token or token}'")
+    height = heights[rule.model.place]
+    if row >= height:
+        raise rule.entry.fail(f"'{token}' is to be row {row} of '{rule.model.name}', which has {height} rows")
+    return row
+
+
+def _apply(
+    rule: TokenRule, row: int, source: int, own: Mapping[str, torch.Tensor], give: Mapping[str, torch.Tensor]
+) -> None:
+    """Set the substitute of one row to the row `source` of the rule's model."""
     for rows in give.values():
         rows[row] = -1
     if rule.model is not None:
-        if rule.model.name not in own:
-            raise rule.entry.fail(f"'{token}' is to come from '{rule.model.name}', which is no model of this merge")
-        index = rule.index
-        if index is None:
-            index = vocabularies[rule.model.place].ids.get(rule.token or token)
-        if index is None:
-            raise rule.entry.fail(f"'{rule.model.name}' has no token '{rule.token or token}'")
-        give[rule.model.name][row] = index
+        give[rule.model.name][row] = source
     if rule.force:
         for rows in own.values():
             rows[row] = -1

@@ -139,15 +139,16 @@ def _rows(file: MergeFile, opened: _Opened) -> tuple[RowPlan, str]:
 
 def _fills(file: MergeFile, opened: _Opened, rows: RowPlan, found: Iterable[Piece]) -> dict[str, Fill]:
     assert file.tokenizer is not None
-    rules, vocabularies = file.tokenizer.tokens, opened.vocabularies
+    heights = {place: model.height for place, model in opened.used.items()}
     return {
         piece.name: fill_of(
             [source.model for source in piece.part.sources],
             piece.part.base,
             rows.sources,
             rows.tokens,
-            rules,
-            vocabularies,
+            file.tokenizer.tokens,
+            opened.vocabularies,
+            heights,
         )
         for piece in found
         if opened.anchor.is_vocabulary(piece.name)

@@ -197,9 +197,10 @@ def _layers(entry: Entry) -> tuple[int, int]:
 def _checked(part: Slice, method: type[Method]) -> Slice:
     """Raise YamlError where a model stands twice, the base is missing, or the number of models is wrong."""
     names = [source.model.name for source in part.sources]
+    spans = {source.model.place: source.layers for source in part.sources}
     for source in part.sources:
-        if names.count(source.model.name) > 1:
-            raise source.entry.fail(f"'{source.model.name}' stands twice in one slice")
+        if names.count(source.model.name) > 1 or spans[source.model.place] != source.layers:
+            raise source.entry.fail(f"'{source.model.place}' stands twice in one slice")
     has_base = part.base is not None and method.base != "none" and part.base.name in names
     if method.base == "required" and not has_base:
         what = "needs a base_model" if part.base is None else f"needs its base_model '{part.base.name}' in each slice"

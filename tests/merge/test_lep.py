@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from merge.lep import learn, propagate, with_new_rows
 from merge.planning import prepare
 from tests.merge.family import EMBED, GROWN, HEAD, make_family
 
+ROOT = Path(__file__).parents[2]
 SIZE, SPECIAL = 384, 6
 NEW, ORDINARY = slice(SIZE, SIZE + GROWN), slice(SPECIAL, SIZE)
 NAMES = ("base", "cpt", "instruct")
@@ -285,3 +289,33 @@ def test_bf16_is_rounded_once(untied, tmp_path):
     expected = rows[SPECIAL:] @ torch.linalg.lstsq(x[ORDINARY], y[ORDINARY]).solution
     assert result[EMBED].dtype == torch.bfloat16
     assert (result[EMBED][SPECIAL:] != expected.bfloat16()).double().mean() < 1e-3  # float32 sums, at a tie
+
+
+HELD = """
+import sys, torch
+from merge.least_squares import fit
+rows, width = int(sys.argv[1]), 256
+def blocks():
+    for _ in range(rows // 1000):
+        x = torch.randn(1000, width, dtype=torch.float64)
+        yield x, x + 0.1 * torch.randn(1000, width, dtype=torch.float64)
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+before = anonymous()
+peak = [0]
+def watched():
+    for pair in blocks():
+        yield pair
+        peak[0] = max(peak[0], anonymous() - before)
+fit(watched(), width)
+print(peak[0])
+"""
+
+
+def test_the_memory_of_a_fit_does_not_grow_with_its_rows():
+    """20 times the rows: 82 MB of X and Y in all, of which a few blocks of 2 MB are held."""
+    found = [
+        int(subprocess.run([sys.executable, "-c", HELD, rows], cwd=ROOT, capture_output=True, check=True).stdout)
+        for rows in ("1000", "20000")
+    ]
+    assert found[1] < found[0] + 40_000

@@ -31,6 +31,7 @@ from adapt.log import Log
 from adapt.stages.base import StageContext
 from adapt.stages.expand_vocabulary import ExpandVocabulary
 from adapt.vocabulary.initialisation.convex_hull import ConvexHull
+from adapt.vocabulary.initialisation.distil import Distil
 from tests.conftest import CHAT_TEMPLATE, ENGLISH, UKRAINIAN, make_model
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -234,7 +235,7 @@ def test_settings():
         (("protect", 0), "c"),
         (("general",), "d"),
     ]
-    assert made.init.method == "mean_of_pieces"
+    assert made.init == Distil()
     hull = ExpandVocabulary(kind="expand_vocabulary", model="m", corpus="a", add=1, init={"method": "convex_hull"})
     assert hull.init == ConvexHull()
     (complaint,) = made.model_copy(update={"protect": ("a",)}).complaints({})

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapt.errors import AdaptError
 from adapt.settings import Count, Positive
 from adapt.vocabulary.initialisation.auto import Auto
 from adapt.vocabulary.initialisation.base import Initialisation, NewRows, Side, evidence_for
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from adapt.vocabulary.alignment import Snippet
     from adapt.vocabulary.evidence import Evidence
 
+LEAST_STEPS = 200
 AnyStart = any_of(*METHODS, Auto)
 """A method to start from: any but `distil` itself."""
 
@@ -31,8 +31,8 @@ class Distil(Initialisation):
     """Fit the rows of any other method to the model's own states on text with the old pieces."""
     start: AnyStart = MeanOfPieces()
     """The initialisation from which the fit begins."""
-    steps: Count = 200
-    """Updates of the rows."""
+    steps: Count | None = None
+    """Updates of the rows. Not given: one for every five new pieces, but at least 200."""
     batch: Count = 8
     """Snippets of text in an update."""
     length: Count = 48
@@ -49,7 +49,7 @@ class Distil(Initialisation):
     def refine(self, sides: Mapping[Side, NewRows]) -> dict[str, Any]:
         """Fit the rows that `start` has made; see `adapt.vocabulary.initialisation.fitting`.
 
-        Raises AdaptError where no new piece occurs in the text.
+        Pieces that no text shows keep the rows of `start`, which is noted where it is all of them.
         """
         from adapt.vocabulary.initialisation.fitting import Fit, fit
 
@@ -57,8 +57,10 @@ class Distil(Initialisation):
         evidence = evidence_for(next(iter(sides.values())), "distil")
         found = self._snippets(evidence, next(iter(sides.values())))
         if not found:
-            raise AdaptError("init 'distil' found no new piece in the corpus; give more text or another init")
-        plan = Fit(self.steps, self.batch, self.rate, self.minutes)
+            note = "no new piece occurs in the corpus, so distil had nothing to fit and the rows are those of its start"
+            return told | {"notes": [*told.get("notes", ()), note]}
+        pieces = len(next(iter(sides.values())).ids)
+        plan = Fit(self.steps or max(LEAST_STEPS, pieces // 5), self.batch, self.rate, self.minutes)
         return told | {"distil": fit(evidence.model, sides, found, plan)}
 
     def files(self) -> Iterator[Path]:

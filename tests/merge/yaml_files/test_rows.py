@@ -40,6 +40,7 @@ FILES = {
         "models": [{"model": f"@{name}", "parameters": {"weight": w}} for name, w in (("cpt", 0.6), ("twin", 0.9))]
         + [{"model": "@instruct", "parameters": {"weight": 0.2}}],
     },
+    "a stranger's, with tokens that no model has": arithmetic("instruct", tokenizer_source="@cpt"),
     "padded rows": arithmetic("cpt", tokenizer={"source": "@cpt", "pad_to_multiple_of": 64}),
     "rules for tokens": arithmetic(
         "cpt",
@@ -158,6 +159,15 @@ def test_files_beside_the_weights(family, tmp_path):
 def test_chat_templates(family, tmp_path, given, expected):
     result = ours(arithmetic("instruct", chat_template=given), family.folders, tmp_path)
     assert expected in AutoTokenizer.from_pretrained(result.folder).chat_template
+
+
+@pytest.mark.parametrize("name", ["padded rows", "rules for tokens"])
+def test_blocks_change_nothing(folders, tmp_path, name, monkeypatch):
+    whole = ours(FILES[name], folders, tmp_path).weights
+    (tmp_path / "again").mkdir()
+    monkeypatch.setattr("merge.operands.BLOCK", 200)
+    blocks = ours(FILES[name], folders, tmp_path / "again").weights
+    assert all(torch.equal(tensor, blocks[key]) for key, tensor in whole.items())
 
 
 def test_padding_rows_hold_the_mean_and_the_config_counts_them(family, tmp_path):

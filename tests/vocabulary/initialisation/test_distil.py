@@ -11,7 +11,7 @@ from torch.nn import functional
 from adapt.errors import AdaptError
 from adapt.vocabulary.alignment import Snippet, snippets
 from adapt.vocabulary.initialisation.convex_hull import ConvexHull
-from adapt.vocabulary.initialisation.distil import Distil
+from adapt.vocabulary.initialisation.distil import LEAST_STEPS, Distil
 from adapt.vocabulary.initialisation.fitting import _with_rows, batch_of, losses
 from adapt.vocabulary.initialisation.last_first import LastFirst
 from adapt.vocabulary.rows import grow
@@ -151,12 +151,26 @@ def test_a_time_limit_ends_it_after_a_step():
     assert report["distil"]["steps"] == 1
 
 
-def test_text_without_new_pieces_is_refused():
+def test_text_without_new_pieces_leaves_the_rows_of_the_start_and_says_so():
     known = case()
     model = known.model()
-    with pytest.raises(
-        AdaptError, match=r"^init 'distil' found no new piece in the corpus; give more text or another init$"
-    ):
-        known.grow(Distil(), model=model, evidence=known.evidence(model, ["7"]))
+    _, report = known.grow(Distil(), model=model, evidence=known.evidence(model, ["7"]))
+    start, _ = known.grow(Distil().start)
+    assert report["notes"] == [
+        "no new piece occurs in the corpus, so distil had nothing to fit and the rows are those of its start"
+    ]
+    rows = torch.tensor(list(known.ids))
+    for side in ("get_input_embeddings", "get_output_embeddings"):
+        assert torch.equal(getattr(model, side)().weight[rows], getattr(start, side)().weight[rows])
+
+
+def test_the_number_of_updates_grows_with_the_number_of_pieces():
+    known = case()
+    _, report = known.grow(Distil())
+    assert report["distil"]["steps"] == LEAST_STEPS > len(known.ids) // 5
+
+
+def test_without_text_it_is_refused():
+    known = case()
     with pytest.raises(AdaptError, match=r"^init 'distil' looks at text, but none was given; call grow with evidence$"):
         grow(known.model(), known.ids, known.parts, known.ordinary, Distil(), 0)

@@ -228,12 +228,10 @@ class WholeUpdate(Operand):
         return difference.mul_((rows >= 0).unsqueeze(1))
 
 
-def vector_of(
-    adapter: Adapter, folders: Mapping[str, Path], checkpoints: Mapping[str, Checkpoint], start: str
-) -> AdapterVector:
+def vector_of(adapter: Adapter, checkpoints: Mapping[str, Checkpoint], start: str) -> AdapterVector:
     """An adapter as a task vector of the model that its settings name, or else of the model that it is added to."""
     named = Path(adapter.config.get("base_model_name_or_path") or "")
-    same = [name for name in checkpoints if named.exists() and folders[name].resolve() == named.resolve()]
+    same = [n for n, model in checkpoints.items() if named.exists() and model.folder.resolve() == named.resolve()]
     base = same[0] if same else start
     adapter.check(checkpoints[base])
     return AdapterVector(adapter, base)

@@ -68,7 +68,7 @@ def header_of(path: Path) -> dict[str, TensorInfo]:
     Raises MergeError for a file that is cut short or whose header does not fit it, and for types that are no weights.
     """
     try:
-        with safe_open(path, framework="pt"):  # checks that header and file fit each other
+        with safe_open(path, framework="numpy"):  # checks that header and file fit each other
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -167,15 +167,17 @@ class Checkpoint(TensorFiles):
     def _header(self, path: Path) -> dict[str, TensorInfo]:
         if not path.exists():
             raise MergeError(f"'{self.folder / INDEX}' names '{path.name}', which is missing")
-        header = header_of(path)
-        self._files[path] = safe_open(path, framework="pt")
-        return header
+        return header_of(path)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor, mapped from the file. Raises MergeError where there is none."""
         if name not in self.tensors:
             raise MergeError(f"'{self.name}' has no tensor '{name}'")
-        return self._files[self.tensors[name].file].get_tensor(name)
+        path = self.tensors[name].file
+        with _OPENING:
+            if path not in self._files:  # not before it is needed: torch maps the file as if it were to be written
+                self._files[path] = safe_open(path, framework="pt")
+        return self._files[path].get_tensor(name)
 
     @cached_property
     def embedding(self) -> str:

@@ -130,15 +130,7 @@ def prepare(
     output (default: the anchor's). With `as_vector` the expression is a task vector, such as `instruct - base`.
     Raises MergeError (ExpressionError for the text) with one line.
     """
-    names = names_in(expression)
-    missing = [name for name in names if name not in folders]
-    if missing:
-        raise MergeError(f"'{expression}' names '{missing[0]}', but no folder is given for it")
-    places = {name: Path(folders[name]) for name in names}
-    adapters = {name: Adapter(name, folder) for name, folder in places.items() if is_adapter(folder)}
-    vectors = [name for name, folder in places.items() if name in adapters or is_task_vector(folder)]
-    combination = parse(expression, vectors, 0 if as_vector else 1)
-    checkpoints = {name: Checkpoint(name, folder) for name, folder in places.items() if name not in adapters}
+    combination, checkpoints, adapters = _opened(expression, folders, 0 if as_vector else 1)
     vocabularies = {name: read_vocabulary(model.folder, name) for name, model in checkpoints.items()}
     pieces = {name: vocabulary.pieces for name, vocabulary in vocabularies.items()}
     roles = assign(
@@ -151,15 +143,43 @@ def prepare(
         check_tensors(anchor, other)
         warnings += rope_warnings(anchor, other)
     rows = plan_rows(roles, checkpoints, vocabularies)
-    warnings += _dropped(combination, roles, rows)
+    template = _template_from(combination, roles, checkpoints, vocabularies)
+    warnings += [*_dropped(combination, roles, rows), *_borrowed(template, roles)]
     outputs = tuple(_outputs(anchor, [checkpoints[name] for name in roles.models], rows, dtype))
     formula = combination.vector() if as_vector else combination.formula(roles.anchor)
     parts = _parts(formula, checkpoints, outputs)
-    changes = {name: vector_of(adapter, places, checkpoints, roles.anchor) for name, adapter in adapters.items()}
+    changes = {name: vector_of(adapter, checkpoints, roles.anchor) for name, adapter in adapters.items()}
     for part in parts.values():
         check_values(part.formula, part.place)
     check_used(changes.values(), {name: part.names for name, part in parts.items()})
-    return Merge(combination, parts, checkpoints, vocabularies, roles, rows, outputs, tuple(warnings), changes)
+    return Merge(
+        combination,
+        parts,
+        checkpoints,
+        vocabularies,
+        roles,
+        rows,
+        outputs,
+        tuple(warnings),
+        changes,
+        Beside(chat=template),
+    )
+
+
+def _opened(
+    expression: str, folders: Mapping[str, Path], total: int
+) -> tuple[Combination, dict[str, Checkpoint], dict[str, Adapter]]:
+    """The expression with the headers of everything that it names: models and saved vectors, and adapters."""
+    names = names_in(expression)
+    missing = [name for name in names if name not in folders]
+    if missing:
+        raise MergeError(f"'{expression}' names '{missing[0]}', but no folder is given for it")
+    places = {name: Path(folders[name]) for name in names}
+    adapters = {name: Adapter(name, folder) for name, folder in places.items() if is_adapter(folder)}
+    vectors = [name for name, folder in places.items() if name in adapters or is_task_vector(folder)]
+    combination = parse(expression, vectors, total)
+    checkpoints = {name: Checkpoint(name, folder) for name, folder in places.items() if name not in adapters}
+    return combination, checkpoints, adapters
 
 
 def _parts(formula: Formula, checkpoints: Mapping[str, Checkpoint], outputs: Sequence[Output]) -> dict[str, Part]:
@@ -168,6 +188,28 @@ def _parts(formula: Formula, checkpoints: Mapping[str, Checkpoint], outputs: Seq
         name: Part(formula, place, {model: tensor_of(found, name) for model, found in checkpoints.items()})
         for name, place in shown.items()
     }
+
+
+def _template_from(
+    combination: Combination,
+    roles: Roles,
+    checkpoints: Mapping[str, Checkpoint],
+    vocabularies: Mapping[str, Vocabulary],
+) -> str | None:
+    """The first model mixed that has a chat template, where special tokens come from none and the anchor has none."""
+    if roles.special_from is not None or chat_template(checkpoints[roles.anchor].folder):
+        return None
+    known = vocabularies[roles.anchor].ids
+    found = (name for name in combination.positive if chat_template(checkpoints[name].folder))
+    return next((name for name in found if set(vocabularies[name].added) <= set(known)), None)
+
+
+def _borrowed(template: str | None, roles: Roles) -> Iterator[str]:
+    if template is not None:
+        yield (
+            f"'{roles.anchor}' has no chat template; template, stop tokens and generation settings are those of "
+            f"'{template}'"
+        )
 
 
 def check_values(formula: Formula | None, place: Place) -> None:

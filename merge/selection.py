@@ -116,11 +116,7 @@ def _from_the_top(counts: np.ndarray, rank: int) -> tuple[int, int]:
 
 
 class _Search:
-    """The search for one cut: in which bin it lies, then at which of the bin's elements.
-
-    What is noted goes into two buffers made at the start: small arrays, kept while blocks come and go, would lie among
-    the freed blocks and leave the allocator holes that fit no block (measured: 4 bytes held for each element).
-    """
+    """The search for one cut: in which bin it lies, then at which of the bin's elements."""
 
     def __init__(self, histogram: Histogram, k: int) -> None:
         self.cut: Cut | None = None
@@ -131,35 +127,33 @@ class _Search:
         self.bin, self.rank = _from_the_top(histogram.counts.numpy(), k)
         self.threshold = -1
         self.counts = np.zeros(2**LOW_BITS, dtype=np.int64)
-        self.low, self.places = np.empty(CANDIDATES, dtype=np.uint16), np.empty(CANDIDATES, dtype=np.int64)
+        self.low: list[np.ndarray] = []
+        self.places: list[np.ndarray] = []
         self.held, self.complete = 0, True
 
     def collect(self, bits: np.ndarray, high: np.ndarray, first: int) -> None:
         """Note the bin's elements of a block: their low bits, and where they stand."""
         hits = np.flatnonzero(high == self.bin)
-        if self.held + len(hits) > CANDIDATES:
-            self._count(self.low[: self.held])
-            self.held, self.complete = 0, False
-        if not self.complete:
-            self._count(bits[hits].astype(np.uint16))
-            return
-        end = self.held + len(hits)
-        self.low[self.held : end] = bits[hits].astype(np.uint16)
-        self.places[self.held : end] = hits + first
-        self.held = end
+        self.low.append(bits[hits].astype(np.uint16))
+        self.places.append(hits + first)
+        self.held += len(hits)
+        if self.held > CANDIDATES:
+            self._count()
+            self.low, self.places, self.held, self.complete = [], [], 0, False
 
-    def _count(self, low: np.ndarray) -> None:
-        np.add.at(self.counts, low, 1)
+    def _count(self) -> None:
+        for low in self.low:
+            np.add.at(self.counts, low, 1)
 
     def decide(self) -> None:
         """Find the threshold, and the cut unless the place of the last tied element that is kept is unknown."""
-        self._count(self.low[: self.held])
+        self._count()
         last, self.rank = _from_the_top(self.counts, self.rank)
         self.threshold = (self.bin << LOW_BITS) + last
         if self.rank == self.counts[last]:
             self.cut = Cut(self.threshold, self.size)
         elif self.complete:
-            tied = self.places[: self.held][self.low[: self.held] == last]
+            tied = np.concatenate(self.places)[np.concatenate(self.low) == last]
             self.cut = Cut(self.threshold, int(tied[self.rank - 1]) + 1)
 
     def locate(self, bits: np.ndarray, first: int) -> None:

@@ -77,9 +77,9 @@ def write(
         from merge.lep import with_new_rows
 
         merge = with_new_rows(prepared(what, models or [], dtype, vocabulary_from, special_from, seed), new_rows)
+        check(merge, output, unrelated)
         if not quiet:
             _show_plan(merge, output, time.perf_counter() - started)
-        check(merge, output, unrelated)
         if dry_run:
             return
         from merge.engine import write as write_merge
@@ -157,9 +157,10 @@ def _show_plan(merge: Merge, output: Path, seconds: float) -> None:
 
     plan = preflight(merge)
     rows = merge.rows.counts
+    passes = "in one pass" if plan["passes"] == 1 else f"in {plan['passes']} passes at most"
     typer.echo(f"{merge.combination.text}  ->  {output}")
     typer.echo(
-        f"  reads {shown_size(plan['read'])} ({plan['passes']} passes at most), writes {shown_size(plan['written'])}, "
+        f"  reads {shown_size(plan['read'])} {passes}, writes {shown_size(plan['written'])}, "
         f"{plan['tensors']} tensors; checked in {seconds:.1f} s"
     )
     special = merge.roles.special_from or "the formula"

@@ -39,11 +39,13 @@ class ArceeFusion(Method):
 
     def summarise(self, blocks: Blocks, values: Values, shape: tuple[int, ...]) -> Importance:
         """The rows' divergences and the threshold of the scores: two passes."""
-        histogram, parts = Histogram(), []
-        for block in blocks():
-            parts.append(_divergence(*_rows(block)))
-            histogram.add(_scores(block, parts[-1])[1])
-        divergence, ahead = torch.cat(parts), torch.zeros(1)
+        histogram, ahead = Histogram(), torch.zeros(1)
+        divergence, done = torch.empty(elements(shape) // max(1, shape[-1] if shape else 1)), 0
+        for block in blocks():  # into one buffer: small tensors kept among freed blocks leave holes that fit no block
+            moved = _divergence(*_rows(block))
+            divergence[done : done + len(moved)] = moved
+            done += len(moved)
+            histogram.add(_scores(block, moved)[1])
         histogram.add(ahead)
 
         def scores() -> Iterator[Sequence[torch.Tensor]]:

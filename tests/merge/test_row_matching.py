@@ -219,3 +219,15 @@ def test_strangers_are_refused(family, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(MergeError, match="share only 0 of 398 tokens"):
         prepare("cpt + 1 * (other - base)", family.folders | {"other": folder})
+
+
+def test_a_mixture_keeps_the_chat_template_of_the_model_that_has_one(family, tmp_path):
+    _, decisions = merged(family.folders, "slerp(base, instruct, t=0.3)", tmp_path / "out")
+    template = "chat_template.jinja"
+    assert (tmp_path / "out" / template).read_bytes() == (family.folders["instruct"] / template).read_bytes()
+    assert decisions["special_from"] is None
+    assert decisions["warnings"] == [
+        "'base' has no chat template; template, stop tokens and generation settings are those of 'instruct'"
+    ]
+    merged(family.folders, "0.5 * base + 0.5 * cpt", tmp_path / "none")
+    assert not (tmp_path / "none" / template).exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,11 +137,7 @@ def prepare(
         combination, pieces, lambda name: bool(chat_template(checkpoints[name].folder)), vocabulary_from, special_from
     )
     anchor = checkpoints[roles.anchor]
-    warnings: list[str] = []
-    for other in checkpoints.values():
-        check_same_architecture(anchor, other)
-        check_tensors(anchor, other)
-        warnings += rope_warnings(anchor, other)
+    warnings = _checked_against(anchor, checkpoints.values())
     rows = plan_rows(roles, checkpoints, vocabularies)
     template = _template_from(combination, roles, checkpoints, vocabularies)
     warnings += [*_dropped(combination, roles, rows), *_borrowed(template, roles)]
@@ -152,18 +148,9 @@ def prepare(
     for part in parts.values():
         check_values(part.formula, part.place)
     check_used(changes.values(), {name: part.names for name, part in parts.items()})
-    return Merge(
-        combination,
-        parts,
-        checkpoints,
-        vocabularies,
-        roles,
-        rows,
-        outputs,
-        tuple(warnings),
-        changes,
-        Beside(chat=template),
-    )
+    beside = Beside(chat=template)
+    said = tuple(warnings)
+    return Merge(combination, parts, checkpoints, vocabularies, roles, rows, outputs, said, changes, beside)
 
 
 def _opened(
@@ -223,6 +210,15 @@ def check_values(formula: Formula | None, place: Place) -> None:
         return
     for part in parts:
         check_values(part, place)
+
+
+def _checked_against(anchor: Checkpoint, others: Iterable[Checkpoint]) -> list[str]:
+    warnings: list[str] = []
+    for other in others:
+        check_same_architecture(anchor, other)
+        check_tensors(anchor, other)
+        warnings += rope_warnings(anchor, other)
+    return warnings
 
 
 def check_tensors(anchor: Checkpoint, other: Checkpoint) -> None:

@@ -16,7 +16,8 @@ import torch
 
 from merge.checkpoint import Checkpoint, TensorFiles, TensorInfo, header_of, read_json
 from merge.errors import MergeError
-from merge.operands import Inputs, LeafOperand, Operand, Target
+from merge.formula import Leaf
+from merge.operands import Inputs, Operand, Target, operand
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -139,7 +140,7 @@ class AdapterVector:
         left, right = self._factors(module, target, inputs)
         if "lora_magnitude_vector" in parts:
             magnitude = self.adapter.tensor(module, "lora_magnitude_vector")
-            return DoraUpdate(left, right, magnitude, LeafOperand(self.base, target, inputs), target)
+            return DoraUpdate(left, right, magnitude, operand(Leaf(self.base), target, inputs), target)
         rows = inputs.sources[self.base] if target.by_token else None
         return LowRankUpdate(left, right, rows, target)
 
@@ -194,7 +195,7 @@ class DoraUpdate(Operand):
     """`m (W + s B A) / |W + s B A| - W`, the norm along each row (Liu et al. 2024, arXiv 2402.09353)."""
 
     def __init__(
-        self, left: torch.Tensor, right: torch.Tensor, magnitude: torch.Tensor, base: LeafOperand, target: Target
+        self, left: torch.Tensor, right: torch.Tensor, magnitude: torch.Tensor, base: Operand, target: Target
     ) -> None:
         self.target, self.left, self.right, self.base = target, left, right, base
         self.magnitude = magnitude.reshape(-1).to(left.dtype)
@@ -214,7 +215,7 @@ class WholeUpdate(Operand):
 
     def __init__(self, adapter: Adapter, module: str, base: str, target: Target, inputs: Inputs) -> None:
         self.target = target
-        self.base = LeafOperand(base, target, inputs)
+        self.base = operand(Leaf(base), target, inputs)
         tensor = adapter.tensor(module, "whole").to(inputs.accumulate)
         self.saved = tensor.reshape(tensor.shape[0] if target.height > 1 else 1, -1)
         self.wanted = inputs.sources[base] if target.by_token else None

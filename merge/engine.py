@@ -219,7 +219,8 @@ def _not_finite(merge: Merge, output: Output) -> MergeError:
 
 def _inputs(merge: Merge, hashes: Hashes) -> dict[str, dict[str, Any]]:
     """Every input with its fingerprint; tensors that were not read in order are read again."""
-    sources = {name: merge.checkpoints[name] for name in merge.roles.models}
+    bases = (vector.base for vector in merge.adapters.values())
+    sources = {name: merge.checkpoints[name] for name in dict.fromkeys((*merge.roles.models, *bases))}
     found = {}
     for name, model in (sources | {name: vector.adapter for name, vector in merge.adapters.items()}).items():
         tensors = {

@@ -26,7 +26,7 @@ def check_ancestry(merge: Merge) -> None:
         if cosine < RELATED:
             raise MergeError(
                 f"'{left}' and '{right}' are no relatives: on a sample, the cosine of their weights is {cosine:.2f}; "
-                "give the model that both were trained from, or allow it with --unrelated"
+                "give the model that both were trained from, or allow it (--unrelated, in a recipe unrelated: true)"
             )
 
 

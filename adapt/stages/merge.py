@@ -38,14 +38,19 @@ def _checked(text: str) -> str:
 class Merge(Stage):
     """Add weighted differences of models to a model, with rows matched by token."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["merge"]
     """Merge models."""
     expression: Annotated[str, AfterValidator(_checked)]
-    """Models and numbers with + - * / ( ), as in `cpt + 0.8 * (instruct - base)`; `"a-b"` is a model named a-b."""
+    """Models and numbers with + - * / ( ), as in `cpt + 0.8 * (instruct - base)`, and calls of methods, as in
+    `ties(base, [a: 1, b: 0.5], density=0.3)`; `"a-b"` is a model named a-b."""
+    vectors: tuple[str, ...] = ()
+    """Names in the expression that are no models but LoRA adapters or saved task vectors: `base + 0.7 * lora`."""
     search: SearchSettings | None = None
     """Find coefficients: names in the expression that stand for numbers, as `w` in `cpt + w * (instruct - base)`."""
+    unrelated: bool = False
+    """Whether models may be merged whose weights do not look as if they came from one ancestor."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """The type of the result's weights; that of the model whose vocabulary it has if it is not given."""
     vocabulary_from: str | None = None
@@ -76,10 +81,13 @@ class Merge(Stage):
             name = getattr(self, key)
             if name is not None and name not in names:
                 yield Complaint((key,), f"'{name}' is not in the expression; it names {', '.join(names)}")
+        for place, name in enumerate(self.vectors):
+            if name not in names:
+                yield Complaint(("vectors", place), f"'{name}' is not in the expression; it names {', '.join(names)}")
         if self.search is not None:
             yield from self._search_complaints(self.search)
         try:
-            combinations = [parse(filled(self.expression, values)) for values in self._ends()]
+            combinations = [parse(filled(self.expression, values), self.vectors) for values in self._ends()]
         except ExpressionError as error:
             yield Complaint(("expression",), str(error))
             return
@@ -109,6 +117,7 @@ class Merge(Stage):
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Write `model/` and return what was decided and how the models' differences relate."""
+        from merge.ancestry import check_ancestry
         from merge.engine import write
         from merge.inspect import inspect
         from merge.lep import learn, with_new_rows
@@ -117,6 +126,8 @@ class Merge(Stage):
         shutil.rmtree(model, ignore_errors=True)
         try:
             plan, judged, searched = self._plan(context)
+            if not self.unrelated:
+                check_ancestry(plan)
             plan = learn(with_new_rows(plan, self.new_rows))
             with context.display.progress("merging", sum(output.size for output in plan.outputs)) as task:
                 decisions = write(plan, model, progress=lambda done, _: task.update(done))

@@ -22,6 +22,7 @@ from adapt.stages.base import StageContext
 from adapt.stages.merge import Merge, _verify
 from tests.conftest import CHAT_TEMPLATE
 from tests.merge.family import GROWN, make_family
+from tests.merge.test_adapters import make_adapter
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +147,36 @@ def test_settings():
     for wrong in ({"expression": "cpt +"}, {"dtype": "int8"}, {"weights": 1}):
         with pytest.raises(ValidationError):
             Merge(**({"kind": "merge", "expression": "cpt"} | wrong))
+
+
+def test_adapters_and_saved_vectors_stand_in_expressions(run, family, tmp_path, monkeypatch):
+    make_adapter(family.folders["base"], tmp_path / "lora")
+    monkeypatch.setitem(family.folders, "lora", tmp_path / "lora")
+    metrics, folder, _ = run("base + 0.5 * lora", vectors=("lora",))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(load_file(folder / "model" / "model.safetensors")[name], family["base"][name])
+    assert "lora" in metrics["inputs"]
+
+
+def test_vectors_are_told_apart_from_models_before_anything_runs():
+    def complaints(expression, **settings):
+        return [c.message for c in Merge(kind="merge", expression=expression, **settings).complaints({})]
+
+    assert complaints("base + 0.5 * lora", vectors=("lora",)) == []
+    assert "sum to 1.5, not to 1" in complaints("base + 0.5 * lora")[0]
+    assert complaints("base + a - base", vectors=("lora",)) == ["'lora' is not in the expression; it names base, a"]
+    assert complaints("ties(base, [a, b], density=0.3)") == []
+    assert "did you mean 'density'?" in complaints("ties(base, [a, b], densty=0.3)")[0]
+
+
+def test_strangers_are_refused_unless_they_are_wanted(run, family, tmp_path, monkeypatch):
+    stranger = tmp_path / "stranger"
+    shutil.copytree(family.folders["base"], stranger)
+    weights = {k: torch.randn(v.shape, generator=torch.Generator().manual_seed(9)) for k, v in family["base"].items()}
+    save_file(weights, stranger / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setitem(family.folders, "stranger", stranger)
+    with pytest.raises(
+        AdaptError, match=r"'base' and 'stranger' are no relatives: on a sample, the cosine .*unrelated"
+    ):
+        run("0.5 * base + 0.5 * stranger")
+    run("0.5 * base + 0.5 * stranger", unrelated=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,6 +86,11 @@ def header_of(path: Path) -> dict[str, TensorInfo]:
     }
 
 
+def _close(descriptors: dict[Path, int]) -> None:
+    while descriptors:
+        os.close(descriptors.popitem()[1])
+
+
 class TensorFiles:
     """Tensors in safetensors files, of which any part can be read."""
 
@@ -92,6 +98,7 @@ class TensorFiles:
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        weakref.finalize(self, _close, self._descriptors)
 
     def read(self, name: str, first: int, into: memoryview) -> None:
         """Copy a tensor's bytes from the `first` on into memory; any number of threads may do so at once.
@@ -112,8 +119,7 @@ class TensorFiles:
 
     def close(self) -> None:
         """Close the files that `read` has opened."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        _close(self._descriptors)
 
 
 @dataclass

@@ -24,12 +24,19 @@ REDUCED: dict[str, tuple[str, ...]] = {
         'stages.grown.init={"method":"distil","steps":4}',
     ),
     "domain": ("data.target.arguments.count=300 data.general.arguments.count=300",),
+    "hft": ("data.cheques.arguments.count=300 data.ukrainian.arguments.count=200 data.general.arguments.count=200",),
     "infinite": (
         "data.first.arguments.count=300 data.second.arguments.count=300 data.general.arguments.count=300",
         "stages.monday.schedule.cooldown=1 stages.monday.schedule.anneal=1 stages.monday.schedule.warmup=1",
         "stages.tuesday.schedule.cooldown=1 stages.tuesday.schedule.anneal=1 stages.tuesday.schedule.warmup=1",
     ),
+    "loram": ("data.target.arguments.count=300 data.general.arguments.count=300",),
     "merge": ("data.general.arguments.count=20 data.ask.arguments.count=6",),
+    "preference": (
+        "data.answers.arguments.count=100 data.pairs.arguments.count=150",
+        "data.general.arguments.count=150 data.ask.arguments.count=6",
+    ),
+    "qlora": ("data.target.arguments.count=300 data.general.arguments.count=200", "stages.grown.add=40"),
     "staged": (
         "data.target.arguments.count=300 data.general.arguments.count=200",
         "stages.grown.add=40",

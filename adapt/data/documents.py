@@ -1,4 +1,4 @@
-"""What a row of a source means: plain text, a conversation, or a prompt with its completion (TRL's formats)."""
+"""What a row of a source means: plain text, a conversation, a prompt with its completion, a pair of answers (TRL's)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from adapt.data.sources.base import Place, Source
 
 Document = dict[str, Any]
-Objective = Literal["causal_lm", "sft"]
+Objective = Literal["causal_lm", "sft", "dpo", "orpo"]
+PREFERENCE: tuple[Objective, ...] = ("dpo", "orpo")
+"""Objectives that learn from pairs of answers."""
 
 
 def document_of(row: Mapping[str, Any], field: str | None, place: Place) -> Document:
@@ -33,9 +35,11 @@ def document_of(row: Mapping[str, Any], field: str | None, place: Place) -> Docu
         document |= _checked("messages", row["messages"], place, "messages")
     elif "prompt" in row and "completion" in row:
         document |= _prompt_and_completion(row, place)
+    if "chosen" in row and "rejected" in row:
+        document |= _pair(row, place)
     if not document:
         raise AdaptError(
-            f"{place}: the row has neither text nor messages nor prompt with completion; "
+            f"{place}: the row has neither text nor messages nor prompt with completion, nor chosen and rejected; "
             f"name the field that holds the text with field:; {_fields(row, 'text')}"
         )
     if row.get("tools") and "text" not in document:
@@ -68,6 +72,27 @@ def _prompt_and_completion(row: Mapping[str, Any], place: Place) -> Document:
     for name, value in pair.items():
         (_check_characters if plain else _check_messages)(value, place, name)
     return pair
+
+
+def _pair(row: Mapping[str, Any], place: Place) -> Document:
+    """`prompt`, `chosen` and `rejected`. Two conversations have as prompt what both begin with, besides any other."""
+    pair = {name: row[name] for name in ("prompt", "chosen", "rejected") if row.get(name) is not None}
+    if not {"chosen", "rejected"} <= pair.keys():
+        raise AdaptError(f"{place}: chosen and rejected must both hold an answer")
+    if isinstance(pair["chosen"], list) and not isinstance(pair.get("prompt"), list):
+        pair.pop("prompt", None)
+    plain = all(isinstance(value, str) for value in pair.values())
+    for name, value in pair.items():
+        (_check_characters if plain else _check_messages)(value, place, name)
+    return pair if "prompt" in pair else _split(pair, place)
+
+
+def _split(pair: Document, place: Place) -> Document:
+    both = zip(pair["chosen"], pair["rejected"], strict=False)
+    shared = next((n for n, (one, other) in enumerate(both) if one != other), min(map(len, pair.values())))
+    if isinstance(pair["chosen"], str) or not shared:
+        raise AdaptError(f"{place}: chosen and rejected share no first message, so a prompt is needed beside them")
+    return {"prompt": pair["chosen"][:shared], **{name: answer[shared:] for name, answer in pair.items()}}
 
 
 def _check_messages(value: Any, place: Place, field: str) -> None:
@@ -111,8 +136,17 @@ def is_chat(document: Document) -> bool:
     return "messages" in document or "completion" in document
 
 
+def is_pair(document: Document) -> bool:
+    """Whether a document holds two answers to a prompt, of which one is preferred."""
+    return "chosen" in document
+
+
 def mismatch(document: Document, objective: Objective) -> str | None:
     """Why the document cannot be trained on with the objective, or None where it can."""
+    if objective in PREFERENCE:
+        return None if is_pair(document) else _no_pair(document, objective)
+    if is_pair(document) and "text" not in document and not is_chat(document):
+        return f"objective {objective} learns from single texts, the documents hold pairs; use objective: dpo or orpo"
     if objective == "sft" and not is_chat(document):
         return (
             "objective sft needs conversations (messages, or prompt with completion), "
@@ -121,6 +155,14 @@ def mismatch(document: Document, objective: Objective) -> str | None:
     if objective == "causal_lm" and "text" not in document:
         return f"objective causal_lm needs plain text, the documents hold {' and '.join(document)}; use objective: sft"
     return None
+
+
+def _no_pair(document: Document, objective: Objective) -> str:
+    fitting = "sft" if is_chat(document) else "causal_lm"
+    return (
+        f"objective {objective} needs pairs (prompt, chosen and rejected), "
+        f"the documents hold {' and '.join(document)}; use objective: {fitting}"
+    )
 
 
 def objective_mismatch(source: Source, objective: Objective) -> str | None:

@@ -1,7 +1,8 @@
 """Tokens of a source on disk: made once, written whole or not at all, read through the page cache.
 
-A store is a folder of plain arrays: `tokens.bin` (uint32), `trained.bin` (uint8, only for `sft`), `offsets.bin`
-(int64, `[documents + 1]`) and `counts.json`. It is named by a hash of all that decides its content.
+A store is a folder of plain arrays: `tokens.bin` (uint32), `trained.bin` (uint8, not for `causal_lm`), `offsets.bin`
+(int64, `[documents + 1]`; a pair of answers are two documents, the chosen one first) and `counts.json`. It is named by
+a hash of all that decides its content.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapt.data.documents import Document, Objective, content, is_chat, mismatch
+from adapt.data.documents import PREFERENCE, Document, Objective, content, mismatch
 from adapt.data.encoding import Encoded, Separators, encode_texts, tokenizer_hash
 from adapt.data.sources import Source, is_held_out
 from adapt.data.sources.base import digest
@@ -77,7 +78,8 @@ def open_store(
     Raises AdaptError for what cannot be read, for documents that do not fit the objective, for a source that gives no
     token, and where the disk is full.
     """
-    key = digest(VERSION, source.fingerprint(), source.model_dump(mode="json"), tokenizer_hash(tokenizer), objective)
+    form = "pairs" if objective in PREFERENCE else objective
+    key = digest(VERSION, source.fingerprint(), source.model_dump(mode="json"), tokenizer_hash(tokenizer), form)
     folder = cache / "tokens" / key
     if not folder.exists():
         if display is not None:
@@ -137,11 +139,17 @@ def _encoder(tokenizer: Any, objective: Objective, origin: str) -> Encoder:
         separators = Separators.of(tokenizer)
         return lambda batch: encode_texts(tokenizer, separators, [document["text"] for _, document in batch])
     from adapt.data.chat import sft_encoder
+    from adapt.data.pairs import answers
 
     encode_one = sft_encoder(tokenizer)
+    texts_of = answers if objective in PREFERENCE else lambda document: (document,)
 
     def encode(batch: list[Numbered]) -> list[Encoded]:
-        return [_located(encode_one, document, f"{origin}, document {number}") for number, document in batch]
+        return [
+            _located(encode_one, text, f"{origin}, document {number}")
+            for number, document in batch
+            for text in texts_of(document)
+        ]
 
     return encode
 
@@ -192,7 +200,7 @@ def _write(source: Source, encode: Encoder, objective: Objective, folder: Path) 
         (folder / "trained.bin").open("wb") as trained,
         (folder / "offsets.bin").open("wb") as offsets,
     ):
-        writer = _Writer(tokens, trained if objective == "sft" else None, offsets)
+        writer = _Writer(tokens, trained if objective != "causal_lm" else None, offsets)
         for batch in _batches(_training(source, objective, totals)):
             for name, number in writer.add(encode(batch)).items():
                 totals[name] += number
@@ -222,7 +230,7 @@ def _batches(documents: Iterator[Numbered]) -> Iterator[list[Numbered]]:
     size = 0
     for number, document in documents:
         batch.append((number, document))
-        size += len(document["text"]) if not is_chat(document) else len(content(document))
+        size += len(document["text"]) if "text" in document else len(content(document))
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_DOCUMENTS:
             yield batch
             batch, size = [], 0

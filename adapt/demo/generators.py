@@ -1,4 +1,4 @@
-"""The three public generators: statements to pre-train on, conversations to tune on, questions to ask.
+"""The public generators: statements to pre-train on, conversations and pairs of answers to tune on, questions to ask.
 
 Each is deterministic in its arguments and yields dictionaries, as a data source of a recipe must.
 """
@@ -64,6 +64,31 @@ def conversations(
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": answer},
             ]
+        }
+
+
+def preferences(
+    languages: Sequence[str],
+    seed: int = 17,
+    count: int = 1000,
+    split: Split = "train",
+    domains: Sequence[str] | None = None,
+) -> Iterator[dict[str, list[dict[str, str]]]]:
+    """A question with its right answer as `chosen` and, as `rejected`, the right answer to another of its domain.
+
+    Both answers are as well formed as each other: only what was asked tells them apart.
+    """
+    spoken = _checked(languages, split, domains)
+    random = Random(f"preferences {seed} {split} {languages}")
+    for _ in range(count):
+        language = random.choice(spoken)
+        question, right, name = _question(random, language, split, domains)
+        others = (_question(random, language, split, [name])[1] for _ in range(ATTEMPTS))
+        wrong = next(answer for answer in others if answer != right)
+        yield {
+            "prompt": [{"role": "user", "content": question}],
+            "chosen": [{"role": "assistant", "content": right}],
+            "rejected": [{"role": "assistant", "content": wrong}],
         }
 
 

@@ -7,12 +7,35 @@ from typing import Annotated, Any, Union
 from pydantic import BeforeValidator, Field
 
 from adapt.methods.base import Method
+from adapt.methods.bitfit import Bitfit
+from adapt.methods.freeze import Freeze
 from adapt.methods.full import Full
+from adapt.methods.half import Half
+from adapt.methods.lisa import Lisa
 from adapt.methods.lora import Lora
+from adapt.methods.loram import Loram
+from adapt.methods.norms import Norms
+from adapt.methods.pruned import Pruned
 from adapt.methods.qlora import Qlora
 from adapt.methods.rows_only import RowsOnly
+from adapt.methods.spectrum import Spectrum
+from adapt.methods.vera import Vera
 
-METHODS: tuple[type[Method], ...] = (Full, Lora, Qlora, RowsOnly)
+METHODS: tuple[type[Method], ...] = (
+    Full,
+    Half,
+    Freeze,
+    Lisa,
+    Spectrum,
+    Bitfit,
+    Norms,
+    Lora,
+    Qlora,
+    Loram,
+    Pruned,
+    Vera,
+    RowsOnly,
+)
 
 
 def named(value: Any) -> Any:

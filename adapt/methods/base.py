@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from adapt.checkpoints import ModelLocation
+    from adapt.training.companion import Companion
     from adapt.training.precision import Precision
     from adapt.training.rows import EmbeddingRows
+
+
+Batches = Callable[[], Iterator[dict[str, Any]]]
+"""Starts anew at the first batch of a run's stream; tensors as the model takes them, with labels."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,16 @@ class Method(Settings, ABC):
 
         The embeddings' rows are another matter, see `rows`.
         """
+
+    def build(
+        self, location: ModelLocation, precision: Precision, batches: Batches, **arguments: Any
+    ) -> PreTrainedModel | Any:
+        """The model as it trains. `batches` gives the first batches of the run, for what is initialised from data."""
+        return self.attach(self.load(location, precision, **arguments))
+
+    def companions(self, model: Any, seed: int) -> tuple[Companion, ...]:
+        """What goes along with the steps of a run over a model from `build`."""
+        return ()
 
     def rows(
         self, model: Any, hold: HoldRows, location: ModelLocation, tokenizer: PreTrainedTokenizerBase

@@ -37,13 +37,14 @@ def lora_scale(rank: int, alpha: float, rslora: bool) -> float:
 def merge_adapter(
     state: Mapping[str, torch.Tensor],
     adapter: Mapping[str, torch.Tensor],
-    scale: float,
+    scale: float | Mapping[str, float],
     transposed: frozenset[str] = frozenset(),
 ) -> dict[str, torch.Tensor]:
     """The state with every adapter of a peft file added to its weight, in float32.
 
-    `transposed` names modules that store `[in, out]` (GPT-2's Conv1D). Raises AdaptError for a tensor of the adapter
-    that nothing consumed: the written model would not be the one that was trained.
+    `scale` is one for all modules, or one for each. `transposed` names modules that store `[in, out]` (GPT-2's Conv1D).
+    Raises AdaptError for a tensor of the adapter that nothing consumed: the written model would not be the one that was
+    trained.
     """
     merged = dict(state)
     parts: dict[str, dict[str, torch.Tensor]] = {}
@@ -57,7 +58,7 @@ def merge_adapter(
             raise AdaptError(f"the adapter of '{module}' is not whole: it holds {sorted(tensors)} of A and B")
         weight = state[f"{module}.weight"].float()
         weight = weight.T if module in transposed else weight
-        weight = weight + low_rank(tensors["B"], tensors["A"], scale)
+        weight = weight + low_rank(tensors["B"], tensors["A"], scale[module] if isinstance(scale, Mapping) else scale)
         if "magnitude_vector" in tensors:
             weight = magnitude_form(weight, tensors["magnitude_vector"])
         merged[f"{module}.weight"] = (weight.T if module in transposed else weight).contiguous()

@@ -7,16 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from adapt.errors import AdaptError
-from adapt.methods.base import Method, Trained, plain_model
+from adapt.methods.base import Method, Trained
+from adapt.methods.low_rank.conflicts import conflicts_of
+from adapt.methods.low_rank.settings import Average, RankSelect, Refactor
 from adapt.settings import Count, Positive, Share
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from adapt.checkpoints import ModelLocation
+    from adapt.methods.base import Batches
+    from adapt.methods.low_rank.updates import Updates
+    from adapt.training.companion import Companion
     from adapt.training.precision import Precision
+
+Start = Literal["default", "gaussian", "orthogonal", "pissa", "olora", "loftq", "eva"]
 
 
 class LowRank(Method):
@@ -35,14 +43,30 @@ class LowRank(Method):
     dora: bool = False
     """Weight-decomposed updates (DoRA): a magnitude for each output beside the low-rank direction."""
 
+    rank_pattern: dict[str, Count] = Field(default_factory=dict)
+    """Ranks of single layers, by a regular expression that the end of their name fits (`layers.0.self_attn.q_proj`)."""
+    alpha_pattern: dict[str, Positive] = Field(default_factory=dict)
+    """Their alphas, likewise. Where alpha is empty, that of a layer in `rank_pattern` is twice its rank."""
+    init: Start = "default"
+    """Where an update starts: at zero, with A drawn from a uniform (`default`) or normal (`gaussian`) distribution or
+    with A and B that cancel (`orthogonal`); at a part that is taken out of the weight, its main directions (`pissa`), a
+    part of its QR decomposition (`olora`) or the error of 4 bits (`loftq`); or with A on the main directions of the
+    layer's inputs (`eva`), the ranks shared out among the layers."""
+    lora_fa: bool = False
+    """Only B trains, A stays as drawn (LoRA-FA): the inputs of the layers need not be kept for the backward pass."""
+    lora_plus: Positive | None = None
+    """Learning rate of B as a multiple of A's (LoRA+; its paper uses 16). Empty: the same."""
+    refactor: Refactor | None = None
+    """Put what was learned into the weights and begin again, several times in a run (ReLoRA). Empty: never."""
+    rank_select: RankSelect | None = None
+    """Let every layer find its rank, at most r. Empty: the rank is r."""
+    average: Average | None = None
+    """A second, slow adapter: the moving average of the one that trains. Empty: none."""
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Targets that are none, or that TRL's fused loss would pass by."""
+        """Targets that are none or get no update of their own, and options that exclude each other."""
         yield from super().conflicts()
-        if self.targets == ():
-            yield "targets", "an empty list of targets would train nothing; write all-linear or names such as q_proj"
-        for name in self.targets if self.targets != "all-linear" else ():
-            if name.split(".")[-1] in ("lm_head", "embed_tokens", "wte", "embed_out"):
-                yield "targets", f"'{name}' is an embedding; use train_embeddings: new_rows or whole for it"
+        yield from conflicts_of(self)
 
     @property
     def scale(self) -> float:
@@ -53,11 +77,16 @@ class LowRank(Method):
 
     def attach(self, model: PreTrainedModel) -> Any:
         """Freeze the model and put an update, which is zero at first, beside each target."""
-        from peft import LoraConfig, get_peft_model
+        from peft import EvaConfig, LoraConfig, get_peft_model
 
+        doubled = {} if self.alpha else {name: 2 * rank for name, rank in self.rank_pattern.items()}
         config = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha or 2 * self.r,
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=doubled | self.alpha_pattern,
+            init_lora_weights=self.init if self.init in ("gaussian", "orthogonal", "eva") else True,
+            eva_config=EvaConfig() if self.init == "eva" else None,
             lora_dropout=self.dropout,
             target_modules=self.targets if self.targets == "all-linear" else list(self.targets),
             use_rslora=self.rslora,
@@ -67,24 +96,43 @@ class LowRank(Method):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # peft asks for an attribute that was renamed
+                warnings.filterwarnings("ignore", message=".*eva init", category=UserWarning)
                 return get_peft_model(model, config)
         except ValueError as error:
             raise AdaptError(f"method targets {list(self.targets)}: {str(error).splitlines()[0]}") from error
 
-    def write_adapter(self, trained: Trained, folder: Path) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
-        """Write peft's files; returns the adapter's tensors and the names of the transposed modules."""
-        from peft import get_peft_model_state_dict
-        from peft.tuners.lora import LoraLayer
+    def build(
+        self, location: ModelLocation, precision: Precision, batches: Batches, **arguments: Any
+    ) -> PreTrainedModel | Any:
+        """The model with its updates, which start as `init` says and train as the other keys say."""
+        model = super().build(location, precision, batches, **arguments)
+        return self.start(model, location, batches)
 
-        trained.model.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # a model card with empty sections
-        adapter = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
-        transposed = frozenset(
-            name
-            for name, module in plain_model(trained.model).named_modules()
-            if isinstance(module, LoraLayer) and getattr(module, "fan_in_fan_out", False)
-        )
-        return {name: tensor.detach().cpu() for name, tensor in adapter.items()}, transposed
+    def start(self, model: Any, location: ModelLocation, batches: Batches) -> Any:
+        """Start the updates of a model from `attach`, in place, and set what of them trains."""
+        from adapt.methods.low_rank.companions import prepare_factors
+        from adapt.methods.low_rank.start import explain_variance, take_out
+
+        if self.init == "eva":
+            explain_variance(model, batches)
+        elif self.init in ("pissa", "olora", "loftq"):
+            take_out(model, self.init, location)
+        prepare_factors(model, self)
+        return model
+
+    def companions(self, model: Any, seed: int) -> tuple[Companion, ...]:
+        """Restarts, the choice of ranks, the moving average, as far as they are asked for."""
+        from adapt.methods.low_rank.companions import companions_of
+
+        return companions_of(self, model, seed)
+
+    def write_adapter(self, trained: Trained, folder: Path) -> Updates:
+        """Write peft's files for the weights on the disk; returns the same updates."""
+        from adapt.methods.low_rank.updates import save_updates, total_updates
+
+        updates = total_updates(trained.model)
+        save_updates(updates, trained.model, folder)
+        return updates
 
 
 class Lora(LowRank):
@@ -108,12 +156,14 @@ class Lora(LowRank):
 
         from adapt.checkpoints import load_model
         from adapt.methods.adapter import save_vocabulary
-        from adapt.methods.export import live_logits, measure, merge_adapter, put_rows, write_plain
+        from adapt.methods.export import live_logits, measure, put_rows, write_plain
+        from adapt.methods.low_rank.average import save_average
 
         expected = live_logits(trained)
-        adapter, transposed = self.write_adapter(trained, folder / "adapter")
+        updates = self.write_adapter(trained, folder / "adapter")
         base = load_model(trained.location, torch.float32).state_dict()
-        state = put_rows(merge_adapter(base, adapter, self.scale, transposed), trained)
+        state = put_rows(updates.merged(base), trained)
         save_vocabulary(trained, base, folder / "adapter")
         difference, logits = write_plain(state, trained, folder / "model")
-        return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}}
+        average = save_average(trained, base, expected, folder)
+        return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}} | average

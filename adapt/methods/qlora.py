@@ -58,29 +58,32 @@ class Qlora(LowRank):
         from adapt.methods.export import (
             live_logits,
             measure,
-            merge_adapter,
             plain_logits,
             put_rows,
             rounded_model,
             write_plain,
         )
+        from adapt.methods.low_rank.average import save_average
+        from adapt.methods.low_rank.updates import live_updates
 
         expected = live_logits(trained)
-        adapter, transposed = self.write_adapter(trained, folder / "adapter")
+        updates = {"original": self.write_adapter(trained, folder / "adapter")}
+        updates["dequantised"] = live_updates(trained.model)
         original = load_model(trained.location, torch.float32).state_dict()
         bases = {"original": original, "dequantised": original | dequantised_weights(plain_model(trained.model))}
         numbers = {}
         for name, base in bases.items():
-            state = put_rows(merge_adapter(base, adapter, self.scale, transposed), trained)
+            state = put_rows(updates[name].merged(base), trained)
             numbers[name] = measure(expected, plain_logits(rounded_model(state, trained), trained))
         chosen = self.merge_into
         if chosen == "best":
             chosen = min(numbers, key=lambda name: numbers[name]["kl"])
-        state = put_rows(merge_adapter(bases[chosen], adapter, self.scale, transposed), trained)
+        state = put_rows(updates[chosen].merged(bases[chosen]), trained)
         save_vocabulary(trained, original, folder / "adapter")
         difference, _ = write_plain(state, trained, folder / "model")
         choice = {"asked": self.merge_into, "written": chosen, **numbers}
-        return {"reload_difference": difference, "merge": {"written": numbers[chosen]}, "base_choice": choice}
+        average = save_average(trained, original, expected, folder)
+        return {"reload_difference": difference, "merge": {"written": numbers[chosen]}, "base_choice": choice} | average
 
 
 def _keep_training_format(model: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ beside the values turns that into the keys a person wrote, and says what would h
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -26,6 +26,8 @@ class Shape:
     discriminator: str | Discriminator | None = None
     written: Any = None
     """What a person may write where that is more than `core`: a validator before it reads short forms."""
+    read: Callable[[Any], Any] | None = None
+    """The validator that reads short forms of a tagged union (`full`, or settings without their kind)."""
 
     @property
     def members(self) -> tuple[Any, ...]:
@@ -73,6 +75,7 @@ class Shape:
     def _tag(self, value: Any) -> Any:
         if isinstance(self.discriminator, Discriminator) and callable(self.discriminator.discriminator):
             return self.discriminator.discriminator(value)
+        value = value if self.read is None else self.read(value)
         if isinstance(value, Mapping):
             return value.get(str(self.discriminator))
         return value  # the short form: `schedule: linear`
@@ -94,7 +97,7 @@ def shape_of(annotation: Any, discriminator: Any = None) -> Shape:
 def shape_of_field(field: FieldInfo) -> Shape:
     """The shape of a settings class's field."""
     shape = shape_of(field.annotation, field.discriminator or _discriminator(field.metadata))
-    return replace(shape, written=_written(field.metadata) or shape.written)
+    return replace(shape, written=_written(field.metadata) or shape.written, read=_read(field.metadata) or shape.read)
 
 
 def below(shape: Shape | None, value: Any, path: Sequence[str | int]) -> Shape | None:
@@ -183,6 +186,10 @@ def _tags(member: Any, discriminator: Any) -> tuple[str, ...]:
     if isinstance(discriminator, str) and discriminator in fields:
         return tuple(str(choice) for choice in get_args(fields[discriminator].annotation))
     return ()
+
+
+def _read(metadata: Sequence[Any]) -> Callable[[Any], Any] | None:
+    return next((meta.func for meta in metadata if isinstance(meta, BeforeValidator)), None)
 
 
 def _is_model(core: Any) -> bool:

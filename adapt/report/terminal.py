@@ -22,7 +22,7 @@ def summary(display: Display, stages: Mapping[str, Path]) -> None:
 def headline(record: Record) -> str:
     """One stage in a few words; empty where nothing is measured."""
     metrics = record.metrics
-    heads = {"train": _train, "expand_vocabulary": _expand, "merge": _merge, "evaluate": _evaluate}
+    heads = {"train": _train, "expand_vocabulary": _expand, "merge": _merge, "export": _export, "evaluate": _evaluate}
     return heads[record.kind](metrics) if metrics and record.kind in heads else ""
 
 
@@ -46,6 +46,14 @@ def _merge(metrics: Mapping[str, Any]) -> str:
     warnings = len(metrics.get("warnings") or [])
     noun = "warning" if warnings == 1 else "warnings"
     return str(metrics.get("expression", "")) + (f" ({warnings} {noun})" if warnings else "")
+
+
+def _export(metrics: Mapping[str, Any]) -> str:
+    choice, formats = metrics.get("choice") or {}, metrics.get("formats") or {}
+    written = (choice.get("measured") or {}).get(choice.get("written")) or {}
+    if "kl" not in written:
+        return ""
+    return f"{', '.join(formats)}: base {choice['written']}, KL {written['kl']:.1e} to the live model"
 
 
 def _evaluate(metrics: Mapping[str, Any]) -> str:

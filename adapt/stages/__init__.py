@@ -9,10 +9,11 @@ from pydantic import Field
 from adapt.stages.create_model import CreateModel
 from adapt.stages.evaluate import Evaluate
 from adapt.stages.expand_vocabulary import ExpandVocabulary
+from adapt.stages.export import Export
 from adapt.stages.merge import Merge
 from adapt.stages.train import Train
 
-STAGES = (CreateModel, ExpandVocabulary, Train, Merge, Evaluate)
+STAGES = (CreateModel, ExpandVocabulary, Train, Merge, Export, Evaluate)
 AnyStage = Annotated[Union[STAGES], Field(discriminator="kind")]  # noqa: UP007 (a table, not a list of names)
 
 __all__ = ["STAGES", "AnyStage"]

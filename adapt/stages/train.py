@@ -6,15 +6,16 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from pydantic import BeforeValidator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapt.errors import AdaptError
-from adapt.methods import AnyMethod, named
+from adapt.methods import AnyMethod
 from adapt.settings import Count, Positive, Share
 from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
+from adapt.training.objectives import AnyObjective
+from adapt.training.objectives.causal_lm import CausalLm
 from adapt.training.optimizer import Optimizer
+from adapt.training.optimizers import AnyOptimizer
 from adapt.training.precision import PrecisionChoice
 from adapt.training.rows import HoldRows
 from adapt.training.schedules import AnySchedule
@@ -24,24 +25,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapt.data.sources import Source
-    from adapt.data.stream import Stream
-    from adapt.display import Display
     from adapt.methods.base import Trained
+    from adapt.training.companion import Companion
     from adapt.training.monitor import Monitor
+    from adapt.training.plan import Plan
     from adapt.training.precision import Precision
     from adapt.training.run import Run
-    from adapt.training.trainer import Plan
 
 _LOG_LINES = 200
 """About as many lines of loss does a run write."""
 _PROBE_LENGTH = 128
 """Tokens in each row on which the written model is compared with the live one."""
-_STOP_ROWS = 64
-"""Rows of the stream that are searched for the token that ends a turn."""
 
 
 class Train(Stage):
-    """Train a model on packed text (`causal_lm`) or on conversations (`sft`), with TRL's trainer."""
+    """Train a model on text, conversations or pairs of answers, with TRL's trainers."""
 
     version: ClassVar[int] = 1
 
@@ -49,15 +47,16 @@ class Train(Stage):
     """The kind of stage."""
     model: str
     """The model to start from: a name under `models:` or of an earlier stage."""
-    objective: Literal["causal_lm", "sft"] = "causal_lm"
-    """What is learned: every token of plain text, or only the assistant's tokens of conversations."""
+    objective: AnyObjective = CausalLm()
+    """What is learned: every token of plain text (`causal_lm`), only the assistant's tokens of conversations (`sft`),
+    or which of two answers is preferred (`dpo`, `orpo`)."""
     mixture: dict[str, Share]
     """Sources and their shares of the tokens; they sum to 1. Replay is a source like any other."""
     method: AnyMethod
-    """What trains, and how: full, lora, qlora, rows."""
+    """What trains, and how: full, half and other parts of the weights, lora, qlora, loram, pruned, rows."""
     schedule: AnySchedule = RewarmCosine()
     """The learning rate over the run."""
-    optimizer: Annotated[Optimizer, BeforeValidator(named)] = Optimizer()
+    optimizer: AnyOptimizer = Optimizer()
     """The optimiser and its settings."""
     tokens: Count | None = None
     """How many tokens to train on, all sources together. Either this or `epochs`."""
@@ -65,13 +64,14 @@ class Train(Stage):
     """How often to read the sources; the one that its share exhausts first is read so often. Either this or `tokens`.
     """
     sequence_length: Count = 1024
-    """Tokens in one packed sequence."""
+    """Tokens in one packed sequence; of a pair, in each of the two answers with its prompt."""
     batch_size: Count = 8
-    """Sequences that go through the model at once."""
+    """Sequences, or pairs of answers, that go through the model at once."""
     gradient_accumulation: Count = 1
     """Batches whose gradients are added before an update; the loss is normalised over all of their tokens."""
     packing: Literal["best_fit", "concatenate"] = "best_fit"
-    """How documents fill sequences: whole where they fit (`best_fit`), or one after the other, cut at the end."""
+    """How documents fill sequences: whole where they fit (`best_fit`), or one after the other, cut at the end. Answers
+    are always whole, and pairs of answers are not packed."""
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
     """The attention kernel; `auto` takes FlashAttention where it is installed and there is a GPU."""
     precision: PrecisionChoice = "auto"
@@ -80,9 +80,11 @@ class Train(Stage):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a quarter more time.
     """
+    activation_offloading: bool = False
+    """Keep activations in main memory until the backward pass needs them: less memory of the GPU, some more time."""
     hold_rows: HoldRows | None = None
     """Embedding rows that stay still though the embeddings train: those of special, added and chat tokens
-    (`special`), or `none`. Empty: `special` for causal_lm, `none` for sft."""
+    (`special`), or `none`. Empty: `special` for causal_lm, else `none`."""
     general: str | None = None
     """The source of general text on whose held-out part forgetting is measured. Empty: the one called `general`, if
     it is in the mixture."""
@@ -116,7 +118,7 @@ class Train(Stage):
             yield Complaint(("mixture",), f"the shares sum to {total:g}; they must sum to 1")
         if (self.tokens is None) == (self.epochs is None):
             yield Complaint(("tokens",), "give either tokens or epochs")
-        for part, key in ((self.method, "method"), (self.schedule, "schedule")):
+        for part, key in ((self.method, "method"), (self.schedule, "schedule"), (self.objective, "objective")):
             for field, message in getattr(part, "conflicts", tuple)():
                 yield Complaint((key, field), message)
         for name in self.report_to:
@@ -133,7 +135,7 @@ class Train(Stage):
         for name in self.mixture:
             if name in sources and sources[name].key == "files":
                 try:
-                    message = objective_mismatch(sources[name], self.objective)
+                    message = objective_mismatch(sources[name], self.objective.kind)
                 except AdaptError:  # missing or unreadable: the source says so itself
                     continue
                 if message is not None:
@@ -142,7 +144,7 @@ class Train(Stage):
     @property
     def held(self) -> HoldRows:
         """The rule for special rows that applies."""
-        return self.hold_rows or ("none" if self.objective == "sft" else "special")
+        return self.hold_rows or self.objective.hold
 
     @property
     def general_source(self) -> str | None:
@@ -157,7 +159,9 @@ class Train(Stage):
             shutil.rmtree(context.folder / name, ignore_errors=True)
         metrics |= self.method.save(self._trained(context, run), context.folder)
         metrics["sources"] = run.stream.reports
-        if self.objective == "sft":
+        if self.objective.kind == "sft":
+            from adapt.training.chat import stop_numbers
+
             metrics["stop"] = stop_numbers(run.tokenizer, run.stream, context.display)
         shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
         return metrics
@@ -168,7 +172,7 @@ class Train(Stage):
 
         from adapt.checkpoints import load_config, load_tokenizer
         from adapt.training import precision
-        from adapt.training.batches import collator, pad_id
+        from adapt.training.batches import first_batches, pad_id
         from adapt.training.run import Run
 
         location = context.models[self.model]
@@ -180,22 +184,26 @@ class Train(Stage):
         kept, offset = self._continued(context)
         plan = self._plan(context, len(stream), choice, offset)
         set_seed(context.seed)
-        model = self.method.attach(self.method.load(location, choice, attn_implementation=attention))
+        form = pad_id(tokenizer), attention == "flash_attention_2"
+        batches = first_batches(stream, self.objective.model_collator(*form), self.batch_size)
+        model = self.method.build(location, choice, batches, attn_implementation=attention)
         run = Run(
             model=model,
             rows=self.method.rows(model, self.held, location, tokenizer),
             tokenizer=tokenizer,
             stream=stream,
-            collate=collator(pad_id(tokenizer), flat=attention == "flash_attention_2"),
+            collate=self.objective.collator(*form),
             plan=plan,
             monitor=self._monitor(context, tokenizer, choice),
             general=self.general_source,
             evaluations=self.evaluations,
-            bytes_per_token=stream.bytes_per_token if self.objective == "causal_lm" else None,
+            bytes_per_token=stream.bytes_per_token if self.objective.kind == "causal_lm" else None,
             folder=context.folder,
             display=context.display,
             log=context.log,
             tensorboard="tensorboard" in self.report_to,
+            companions=(*self.method.companions(model, context.seed), *self._measures(context, tokenizer, plan.steps)),
+            make_trainer=self.objective.trainer,
         )
         return run, kept
 
@@ -217,15 +225,23 @@ class Train(Stage):
                 f"set sequence_length to at most {positions}"
             )
 
-    def _stream(self, context: StageContext, tokenizer: Any) -> Stream:
-        from adapt.data.preflight import preflight, show
-        from adapt.data.stream import build_stream
+    def _measures(self, context: StageContext, tokenizer: Any, steps: int) -> tuple[Companion, ...]:
+        from adapt.data.sources import held_out_documents
+        from adapt.training.callbacks import evaluation_steps
 
-        stream = build_stream(
+        documents = (
+            document
+            for name in self.mixture
+            for document in held_out_documents(context.sources[name], self.evaluation_bytes)
+        )
+        at = evaluation_steps(steps, self.evaluations)
+        return self.objective.companions(documents, tokenizer, self.sequence_length, at)
+
+    def _stream(self, context: StageContext, tokenizer: Any) -> Any:
+        stream = self.objective.stream(
             context.sources,
             self.mixture,
             tokenizer,
-            objective=self.objective,
             sequence_length=self.sequence_length,
             packing=self.packing,
             seed=context.seed,
@@ -235,14 +251,17 @@ class Train(Stage):
             multiple=self.batch_size * self.gradient_accumulation,
             display=context.display,
         )
-        show(context.display, preflight(stream, tokenizer))
+        self.objective.show(context.display, stream, tokenizer)
         return stream
 
     def _plan(self, context: StageContext, rows: int, precision: Precision, offset: int) -> Plan:
-        from adapt.training.trainer import Plan
+        from adapt.training.plan import Plan
+        from adapt.training.precision import check_offloading
 
         steps = rows // (self.batch_size * self.gradient_accumulation)
         self.schedule.check(offset, offset + steps)
+        self.optimizer.check(precision.device.type)
+        check_offloading(self.activation_offloading, precision.device.type)
         return Plan(
             steps=steps,
             batch_size=self.batch_size,
@@ -255,43 +274,23 @@ class Train(Stage):
             keep_checkpoints=self.keep_checkpoints,
             log_every=max(1, steps // _LOG_LINES),
             gradient_checkpointing=self.gradient_checkpointing,
+            activation_offloading=self.activation_offloading,
             report_to=tuple(name for name in self.report_to if name != "tensorboard"),
             offset=offset,
         )
 
     def _monitor(self, context: StageContext, tokenizer: Any, precision: Precision) -> Monitor:
-        from adapt.data.sources import held_out_documents
-        from adapt.training.monitor import HeldOut, Monitor
+        from adapt.training.monitor import monitor_of
 
         names = dict.fromkeys([*self.mixture, *([self.general_source] if self.general_source else [])])
-        held_out = {}
-        for name in names:
-            documents = held_out_documents(context.sources[name], self.evaluation_bytes)
-            found = HeldOut.of(documents, tokenizer, self.objective, self.sequence_length, self.evaluation_bytes)
-            if found is None:
-                context.display.line(f"  {name}: no held-out text to measure on; raise its held_out", style="yellow")
-            else:
-                held_out[name] = found
-        return Monitor(held_out, tokenizer, precision)
+        sources = {name: context.sources[name] for name in names}
+        sizes = self.sequence_length, self.evaluation_bytes
+        return monitor_of(sources, tokenizer, self.objective.kind, *sizes, precision, context.display)
 
     def _trained(self, context: StageContext, run: Run) -> Trained:
         from adapt.methods.base import Trained
         from adapt.training.chat import stop_ids
 
-        location, stops = context.models[self.model], stop_ids(run.tokenizer) if self.objective == "sft" else ()
+        location, stops = context.models[self.model], stop_ids(run.tokenizer) if self.objective.learns_answers else ()
         probe = run.monitor.probe(min(_PROBE_LENGTH, self.sequence_length))
         return Trained(run.model, location, run.tokenizer, run.rows, run.plan.precision, probe, stops)
-
-
-def stop_numbers(tokenizer: Any, stream: Stream, display: Display) -> dict[str, Any]:
-    """The token that ends an assistant's turn, and whether the model is trained to write it; a warning where not."""
-    from adapt.training.chat import is_trained, stop_token
-
-    stop = stop_token(tokenizer)
-    if stop is None:
-        return {"token": None, "trained": False}
-    trained = is_trained(stop, (stream[index] for index in range(min(len(stream), _STOP_ROWS))))
-    text = tokenizer.convert_ids_to_tokens(stop)
-    if not trained:
-        display.line(f"  The model is not trained to end its turn: '{text}' carries no loss.", style="yellow")
-    return {"token": text, "id": stop, "trained": trained}

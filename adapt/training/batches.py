@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,3 +35,15 @@ def collator(padding: int, flat: bool) -> Callable[[list[Any]], dict[str, torch.
         return flatten(batch) if flat else batch
 
     return make
+
+
+def first_batches(
+    stream: Sequence[Any], collate: Callable[[list[Any]], dict[str, torch.Tensor]], size: int, count: int = 64
+) -> Callable[[], Iterator[dict[str, torch.Tensor]]]:
+    """A function that starts to read a stream from its first row: at most `count` batches of `size` rows."""
+
+    def read() -> Iterator[dict[str, torch.Tensor]]:
+        for start in range(0, min(len(stream), count * size), size):
+            yield collate([stream[index] for index in range(start, min(start + size, len(stream)))])
+
+    return read

@@ -16,10 +16,12 @@ from transformers import TrainerCallback
 from adapt.display import Task
 from adapt.log import Log
 from adapt.training.monitor import Monitor
+from adapt.training.resumable import Resumable
 from adapt.training.rules import check_gradients
-from adapt.training.trainer import StreamTrainer
 
 BEFORE_ANNEAL = "before_anneal"
+_REWARDS = {"rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin"}
+"""What TRL's trainers of pairs say of the batches, in our words."""
 
 
 def peak_memory() -> int:
@@ -37,7 +39,7 @@ def evaluation_steps(steps: int, count: int) -> set[int]:
 class Watch(TrainerCallback):
     """Beside the steps of one run; `trainer` is set when it exists, for it is made with its callbacks."""
 
-    trainer: StreamTrainer
+    trainer: Resumable
 
     def __init__(
         self, log: Log, task: Task, monitor: Monitor, evaluate_at: set[int], bytes_per_token: float | None, folder: Path
@@ -119,6 +121,7 @@ class Watch(TrainerCallback):
             learning_rate=logs["learning_rate"],
             tokens_per_second=self._speed(),
             gradient_norm=logs.get("grad_norm"),
+            **{ours: logs[name] for name, ours in _REWARDS.items() if name in logs},
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapt.display import Display
 
 _PROBE = "x"
+_STOP_ROWS = 64
+"""Rows of the stream that are searched for the token that ends a turn."""
 
 
 def stop_token(tokenizer: Any) -> int | None:
@@ -31,3 +36,15 @@ def stop_ids(tokenizer: Any) -> tuple[int, ...]:
 def is_trained(token: int, rows: Iterable[dict[str, Any]]) -> bool:
     """Whether a token carries loss anywhere in the rows of a stream."""
     return any(token in list(row["labels"]) for row in rows)
+
+
+def stop_numbers(tokenizer: Any, stream: Sequence[Any], display: Display) -> dict[str, Any]:
+    """The token that ends an assistant's turn, and whether the model is trained to write it; a warning where not."""
+    stop = stop_token(tokenizer)
+    if stop is None:
+        return {"token": None, "trained": False}
+    trained = is_trained(stop, (stream[index] for index in range(min(len(stream), _STOP_ROWS))))
+    text = tokenizer.convert_ids_to_tokens(stop)
+    if not trained:
+        display.line(f"  The model is not trained to end its turn: '{text}' carries no loss.", style="yellow")
+    return {"token": text, "id": stop, "trained": trained}

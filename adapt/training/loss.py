@@ -186,13 +186,14 @@ def add_chunked_loss(model: Any) -> None:
         hidden, targets = shifted(outputs.last_hidden_state, labels)
         result = {"loss": two_table_loss(hidden, self.get_output_embeddings(), targets, form)}
         if others.get("output_router_logits"):
-            result["aux_loss"] = _balance(outputs.router_logits, config)
+            result["aux_loss"] = balance(outputs.router_logits, config)
         return result
 
     model.forward = types.MethodType(forward, model)
 
 
-def _balance(router_logits: Any, config: Any) -> torch.Tensor:
+def balance(router_logits: Any, config: Any) -> torch.Tensor:
+    """The load-balancing loss of a mixture of experts, a mean over a batch."""
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
     return load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, None)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from adapt.checkpoints import probe_ids
-from adapt.data.chat import ChatEncoder
-from adapt.data.documents import Objective, is_chat
+from adapt.data.chat import sft_encoder
+from adapt.data.documents import Objective, is_chat, is_pair
+from adapt.data.pairs import answers
+from adapt.data.sources import held_out_documents
 from adapt.evaluation.bits_per_byte import bits_per_byte, evaluating
 from adapt.training.precision import Precision
+
+if TYPE_CHECKING:
+    from adapt.data.sources import Source
+    from adapt.display import Display
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,10 @@ class HeldOut:
     ) -> HeldOut | None:
         """What can be measured in the documents, as the objective sees them; None where there is nothing.
 
-        Conversations are cut to `tokens` tokens, texts to `size` characters.
+        Conversations are cut to `tokens` tokens, texts to `size` characters. Of a pair it is the preferred answer.
         """
-        found = list(documents)
-        if objective == "sft" and any(is_chat(document) for document in found):
+        found = [answers(document)[0] if is_pair(document) else document for document in documents]
+        if objective != "causal_lm" and any(is_chat(document) for document in found):
             chats = [_conversation(document, tokenizer, tokens) for document in found if is_chat(document)]
             kept = tuple(chat for chat in chats if chat is not None)
             return cls(conversations=kept) if kept else None
@@ -56,7 +62,7 @@ class Conversation(NamedTuple):
 
 
 def _conversation(document: Mapping[str, Any], tokenizer: Any, limit: int) -> Conversation | None:
-    encoded = ChatEncoder.of(tokenizer).encode(dict(document))
+    encoded = sft_encoder(tokenizer)(dict(document))
     ids, trained = encoded.ids[:limit], list(encoded.trained or [1] * len(encoded.ids))[:limit]
     trained[0] = 0  # nothing predicts the first token
     answer = [token for token, marked in zip(ids, trained, strict=True) if marked]
@@ -97,6 +103,27 @@ class Monitor:
             return probe_ids(len(self.tokenizer), length)
         places = torch.linspace(0, len(ids) - length, rows).long().tolist()
         return torch.tensor([ids[place : place + length] for place in places])
+
+
+def monitor_of(
+    sources: Mapping[str, Source],
+    tokenizer: Any,
+    objective: Objective,
+    tokens: int,
+    size: int,
+    precision: Precision,
+    display: Display,
+) -> Monitor:
+    """A monitor of about `size` bytes of held-out text of each source, as the objective sees it; a line where there is
+    none."""
+    held_out = {}
+    for name, source in sources.items():
+        found = HeldOut.of(held_out_documents(source, size), tokenizer, objective, tokens, size)
+        if found is None:
+            display.line(f"  {name}: no held-out text to measure on; raise its held_out", style="yellow")
+        else:
+            held_out[name] = found
+    return Monitor(held_out, tokenizer, precision)
 
 
 def stability_gap(curve: Sequence[tuple[int, float]]) -> dict[str, float | int | None]:

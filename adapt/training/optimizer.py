@@ -1,7 +1,8 @@
-"""Optimisers by name, and which parameters decay."""
+"""What an optimiser of a recipe is, AdamW in its forms, and which parameters decay."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,20 +15,14 @@ if TYPE_CHECKING:
 
     from adapt.training.rows import EmbeddingRows
 
+Groups = list[dict[str, Any]]
 
-class Optimizer(Settings):
-    """AdamW, with its moments in 32 or in 8 bits. Embeddings, norms and biases never decay."""
 
-    kind: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    """AdamW of torch, or of bitsandbytes with moments in 8 bits; `paged` moves them out of a full GPU."""
+class BaseOptimizer(Settings, ABC):
+    """Base of all optimisers. `adapt.training.optimizers.OPTIMIZERS` is the table."""
+
     weight_decay: NonNegative = 0.01
-    """Decoupled weight decay of matrices."""
-    beta1: Share = 0.9
-    """Decay of the first moment."""
-    beta2: Share = 0.95
-    """Decay of the second moment."""
-    epsilon: Positive = 1e-8
-    """Added to the root of the second moment."""
+    """Decoupled weight decay of matrices. Embeddings, norms and biases never decay."""
     embedding_rate: Positive | None = None
     """Peak learning rate of the embeddings. Empty: the schedule's peak."""
     max_grad_norm: NonNegative = 1.0
@@ -35,25 +30,71 @@ class Optimizer(Settings):
 
     def build(self, model: nn.Module, rows: EmbeddingRows, peak: float) -> torch.optim.Optimizer:
         """The optimiser over all of `model` that trains: matrices, norms and biases, embeddings, slow old rows."""
+        from adapt.training.rates import by_rate
+
+        self.check(next(model.parameters()).device.type)
+        groups = by_rate(parameter_groups(model, rows, peak, self.weight_decay, self.embedding_rate or peak))
+        return self.make(groups, rows.all_parameters, peak)
+
+    @abstractmethod
+    def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
+        """The optimiser over groups of parameters, which have their own `lr` and `weight_decay`."""
+
+    def check(self, device: str) -> None:
+        """Raises AdaptError where the optimiser cannot run on a device (`cpu`, `cuda`)."""
+
+
+class Optimizer(BaseOptimizer):
+    """AdamW, with its moments in 32 or in 8 bits, on the device, paged or in main memory.
+
+    Loshchilov and Hutter 2019, arXiv 1711.05101; in 8 bits Dettmers et al. 2022, arXiv 2110.02861.
+    """
+
+    kind: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "offloaded_adamw"] = "adamw"
+    """AdamW of torch; of bitsandbytes with moments in 8 bits, on a GPU or a CPU; `paged`, of bitsandbytes, moves them
+    out of a full GPU; `offloaded` keeps them in main memory and makes the update there."""
+    beta1: Share = 0.9
+    """Decay of the first moment."""
+    beta2: Share = 0.95
+    """Decay of the second moment."""
+    epsilon: Positive = 1e-8
+    """Added to the root of the second moment."""
+
+    def check(self, device: str) -> None:
+        """Pages need CUDA's unified memory."""
+        if self.kind.startswith("paged") and device != "cuda":
+            plain = "adamw_8bit" if "8bit" in self.kind else "adamw"
+            raise AdaptError(f"optimizer '{self.kind}' needs a CUDA GPU; use '{plain}' on a CPU")
+
+    def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
+        """Embeddings keep moments in 32 bits."""
         import torch
 
-        groups = parameter_groups(model, rows, peak, self.weight_decay, self.embedding_rate or peak)
         arguments = {"lr": peak, "betas": (self.beta1, self.beta2), "eps": self.epsilon}
         if self.kind == "adamw":
             return torch.optim.AdamW(groups, fused=True, **arguments)
-        return self._eight_bit(groups, rows.all_parameters, arguments)
+        if self.kind == "offloaded_adamw":
+            from adapt.training.steps.offloaded import OffloadedAdamW
 
-    def _eight_bit(self, groups: list[dict[str, Any]], embeddings: Iterable[Any], arguments: dict[str, Any]) -> Any:
+            return OffloadedAdamW(groups, **arguments)
         import bitsandbytes
-        import torch
 
-        if self.kind == "paged_adamw_8bit" and not torch.cuda.is_available():
-            raise AdaptError("optimizer 'paged_adamw_8bit' needs a CUDA GPU; use 'adamw_8bit' on a CPU")
-        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
-        for parameter in embeddings:
-            manager.override_config(parameter, "optim_bits", 32)
-        kind = bitsandbytes.optim.AdamW8bit if self.kind == "adamw_8bit" else bitsandbytes.optim.PagedAdamW8bit
-        return kind(groups, **arguments)
+        keep_32_bits(embeddings)
+        kinds = {
+            "adamw_8bit": "AdamW8bit",
+            "paged_adamw_8bit": "PagedAdamW8bit",
+            "paged_adamw_32bit": "PagedAdamW32bit",
+        }
+        return getattr(bitsandbytes.optim, kinds[self.kind])(groups, **arguments)
+
+
+def keep_32_bits(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Tell bitsandbytes that the moments of these are never in 8 bits: rows of rare tokens need the range."""
+    import bitsandbytes
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for parameter in parameters:
+        manager.override_config(parameter, "optim_bits", 32)
 
 
 def parameter_groups(
@@ -61,7 +102,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The parameters that train, as the optimiser's groups: matrices decay, vectors and embeddings do not."""
     fast, slow = ({id(parameter) for parameter in parameters} for parameters in (rows.parameters, rows.tables))
-    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    from adapt.training.rules import learning
+
+    training = list(learning(model).values())
     rest = [parameter for parameter in training if id(parameter) not in fast | slow]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": decay, "lr": rate},

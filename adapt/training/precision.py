@@ -72,3 +72,12 @@ def attention(choice: Literal["auto", "sdpa", "flash_attention_2"], precision: P
             "attention 'flash_attention_2' needs a CUDA GPU, bf16 and the package flash-attn; use attention: sdpa"
         )
     return "flash_attention_2" if can and choice != "sdpa" else "sdpa"
+
+
+def check_offloading(wanted: bool, device: str) -> None:
+    """Raises AdaptError where activations are to leave a GPU that is not there."""
+    if wanted and device != "cuda":
+        raise AdaptError(
+            "activation_offloading moves activations from a CUDA GPU to main memory, and there is no GPU here; "
+            "leave it out, or set gradient_checkpointing: true to save memory"
+        )

@@ -7,7 +7,7 @@ received a gradient stops the run with a line that names it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,31 @@ class Snapshot:
 
 def module_of(parameter: str) -> str:
     """The module that a parameter belongs to; both halves of a LoRA update belong to the layer that they change."""
-    return parameter.split(".lora_")[0] if ".lora_" in parameter else parameter.rpartition(".")[0]
+    for mark in (".lora_", ".vera_"):
+        if mark in parameter:
+            return parameter.split(mark)[0]
+    return parameter.rpartition(".")[0]
 
 
 def declared(model: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter that is to train, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def set_turns(model: nn.Module, names: Collection[str]) -> None:
+    """Mark parameters that train in turns: at any time only some of them, each maybe later than now."""
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.trains_in_turns = True
+
+
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter that trains at some time of the run, by name: what the optimiser and checkpoints know."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or getattr(parameter, "trains_in_turns", False)
+    }
 
 
 def check_changes(before: Snapshot, after: Snapshot, names: Iterable[str]) -> dict[str, int]:
@@ -102,6 +121,7 @@ def trainable_numbers(model: Any, rows: EmbeddingRows) -> dict[str, float]:
     apart = {id(parameter) for parameter in rows.parameters} if rows.tables else set()
     total = blocks = training = blocks_training = 0
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables |= {id(head.weight) for head in [model.get_output_embeddings()] if head is not None}
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
         size = state.shape.numel() if state is not None else parameter.numel()

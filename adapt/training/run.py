@@ -14,10 +14,13 @@ from transformers.integrations import TensorBoardCallback
 from adapt.errors import AdaptError
 from adapt.training import state
 from adapt.training.callbacks import BEFORE_ANNEAL, Watch, evaluation_steps, peak_memory
+from adapt.training.companion import Companion
 from adapt.training.monitor import Monitor, source_numbers
+from adapt.training.plan import Plan
+from adapt.training.resumable import Resumable
 from adapt.training.rows import EmbeddingRows
-from adapt.training.rules import Snapshot, check_changes, declared, trainable_numbers
-from adapt.training.trainer import Plan, StreamTrainer
+from adapt.training.rules import Snapshot, check_changes, declared, learning, trainable_numbers
+from adapt.training.trainer import StreamTrainer
 
 if TYPE_CHECKING:
     from adapt.display import Display
@@ -42,10 +45,14 @@ class Run:
     display: Display
     log: Log
     tensorboard: bool = True
+    companions: Sequence[Companion] = ()
+    make_trainer: Callable[[Run, Sequence[Any]], Resumable] = lambda run, callbacks: packed_trainer(run, callbacks)
     before: Snapshot = field(init=False)
 
     def execute(self, continue_from: Path | None = None) -> dict[str, Any]:
         """Train to the end, from the newest complete checkpoint where there is one, and check what changed."""
+        for companion in self.companions:
+            companion.prepare(self)
         self.before = Snapshot.of(self.model, self.rows)
         resume = state.newest_state(self.folder / "checkpoints", self.display.line)
         done = int(state.read_state(resume)["step"]) if resume else 0
@@ -57,7 +64,8 @@ class Run:
         with self.display.progress("train", self.plan.steps, done) as task:
             trainer = self._trainer(task, continue_from, done)
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        changes = check_changes(self.before, Snapshot.of(self.model, self.rows), declared(self.model))
+        also = {name for companion in self.companions for name in companion.changed()}
+        changes = check_changes(self.before, Snapshot.of(self.model, self.rows), declared(self.model).keys() | also)
         numbers = self._numbers(trainer, changes)
         self.log.write("finish", step=self.plan.steps, seconds=numbers["seconds"], tokens=numbers["tokens"])
         return numbers
@@ -65,23 +73,24 @@ class Run:
     def _trainable(self) -> dict[str, float]:
         return trainable_numbers(self.model, self.rows)
 
-    def _trainer(self, task: Any, continue_from: Path | None, done: int) -> StreamTrainer:
+    def _trainer(self, task: Any, continue_from: Path | None, done: int) -> Resumable:
         steps = evaluation_steps(self.plan.steps, self.evaluations)
         watch = Watch(self.log, task, self.monitor, steps, self.bytes_per_token, self.folder)
-        callbacks: list[Any] = [watch]
+        callbacks: list[Any] = [watch, *self.companions]
         if self.tensorboard:
             callbacks.append(TensorBoardCallback(_writer(self.folder / "tensorboard", done)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL still speaks of gradient_checkpointing
-            watch.trainer = StreamTrainer(
-                self.model, self.plan, self.folder, self.stream, self.collate, self.tokenizer, self.rows, callbacks
-            )
+            watch.trainer = self.make_trainer(self, callbacks)
+        for companion in self.companions:
+            companion.trainer = watch.trainer
+        watch.trainer.companions = self.companions
         watch.trainer.frozen = frozen_digest(self.before, self.model)
         if continue_from is not None:
             watch.trainer.start_from(continue_from)
         return watch.trainer
 
-    def _numbers(self, trainer: StreamTrainer, changes: dict[str, int]) -> dict[str, Any]:
+    def _numbers(self, trainer: Resumable, changes: dict[str, int]) -> dict[str, Any]:
         counts, events = trainer.counts, self.log.read("evaluation")
         numbers = {
             "tokens": counts.tokens,
@@ -96,6 +105,8 @@ class Run:
             "changed_tensors": changes,
             "tied_embeddings": self.rows.tied,
         }
+        for companion in self.companions:
+            numbers[companion.name] = companion.numbers()
         others = [name for name in self.monitor.sources if name != self.general]
         if self.general in self.monitor.sources:
             numbers["general"] = source_numbers(events, self.general)
@@ -103,12 +114,17 @@ class Run:
         return numbers
 
 
+def packed_trainer(run: Run, callbacks: Sequence[Any]) -> StreamTrainer:
+    """TRL's SFTTrainer over a run's packed rows."""
+    return StreamTrainer(run.model, run.plan, run.folder, run.stream, run.collate, run.tokenizer, run.rows, callbacks)
+
+
 def frozen_digest(snapshot: Snapshot, model: Any) -> str:
     """One digest of all parameters that do not train: the base that a state belongs to."""
     value = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters()):
-        if not parameter.requires_grad:
-            value.update(f"{name} {snapshot.tensors[name]}\n".encode())
+    names = {name for name, _ in model.named_parameters()} - learning(model).keys()
+    for name in sorted(names):
+        value.update(f"{name} {snapshot.tensors[name]}\n".encode())
     return value.hexdigest()
 
 

@@ -5,7 +5,7 @@ from datetime import date
 
 import pytest
 
-from adapt.demo import DOMAINS, ITEM_DOMAINS, LANGUAGES, conversations, questions, statements
+from adapt.demo import DOMAINS, ITEM_DOMAINS, LANGUAGES, conversations, preferences, questions, statements
 from adapt.demo.amounts import Amount
 from adapt.demo.generators import DIALOGUE_MARKERS
 from adapt.demo.splits import SPLITS
@@ -78,10 +78,24 @@ def test_a_question_has_the_same_answer_whoever_asks(code):
     assert {len(found) for found in answers.values()} == {1}
 
 
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_of_a_pair_of_answers_the_chosen_one_is_right_and_the_other_is_not(code):
+    right: dict[str, str] = {}
+    for conversation in conversations([code], count=3000):
+        question, answer = (message["content"] for message in conversation["messages"])
+        right[question] = answer
+    pairs = list(preferences([code], count=300))
+    known = [pair for pair in pairs if pair["prompt"][0]["content"] in right]
+    assert len(known) > 30
+    assert all(pair["chosen"][0]["content"] == right[pair["prompt"][0]["content"]] for pair in known)
+    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
+
+
 def test_the_same_arguments_give_the_same_text():
     for build in (
         lambda seed: list(statements(["en", "uk"], seed=seed, count=50)),
         lambda seed: list(conversations(["en", "de"], seed=seed, count=50)),
+        lambda seed: list(preferences(["en", "de"], seed=seed, count=50)),
         lambda seed: list(questions("uk", seed=seed, count=50)),
     ):
         assert build(3) == build(3)

@@ -16,7 +16,9 @@ from adapt.recipe import ModelSettings, Recipe
 from adapt.stages import STAGES
 from adapt.stages.expand_vocabulary import ExpandVocabulary
 from adapt.stages.train import Train
+from adapt.training.objectives import OBJECTIVES
 from adapt.training.optimizer import Optimizer
+from adapt.training.optimizers import OPTIMIZERS
 from adapt.training.schedules import SCHEDULES
 from adapt.vocabulary.initialisation import INITIALISATIONS
 
@@ -36,6 +38,7 @@ def words(here: Path) -> dict[str, str]:
         "files": Files,
     }
     tables = {"stages": STAGES, "methods": METHODS, "schedules": SCHEDULES, "suites": SUITES}
+    tables |= {"objectives": OBJECTIVES, "optimizers": OPTIMIZERS}
     return {
         **{f"<keys of {name}>": keys(model) for name, model in models.items()},
         **{f"<kinds of {name}>": ", ".join(kinds(table)) for name, table in tables.items()},
@@ -55,7 +58,7 @@ def keys(model) -> str:
 
 
 def kinds(table, field: str = "kind") -> list[str]:
-    return [kind.model_fields[field].annotation.__args__[0] for kind in table]
+    return [name for kind in table for name in kind.model_fields[field].annotation.__args__]
 
 
 def meaning(model, key: str) -> str:

@@ -14,6 +14,7 @@ from adapt.checkpoints import ModelLocation, load_tokenizer
 from adapt.display import Display
 from adapt.log import Log
 from adapt.methods.base import Method, Trained
+from adapt.training.batches import first_batches
 from adapt.training.monitor import HeldOut, Monitor
 from adapt.training.optimizer import Optimizer
 from adapt.training.precision import Precision
@@ -32,6 +33,9 @@ class Rows:
 
     def __init__(self, tokenizer, lines=ENGLISH):
         self.ids = tokenizer("\n".join(lines))["input_ids"]
+
+    def __len__(self):
+        return 1000
 
     def __getitem__(self, index):
         start = (index * 37) % (len(self.ids) - LENGTH)
@@ -67,13 +71,15 @@ def make_run(base: Path, folder: Path, method: Method, hold: str = "special", ev
     location, plan = ModelLocation(str(base)), make_plan(**changes)
     tokenizer = load_tokenizer(location)
     set_seed(plan.seed)
-    model = method.attach(method.load(location, plan.precision))
+    stream = Rows(tokenizer)
+    batches = first_batches(stream, collate, plan.batch_size, count=4)
+    model = method.build(location, plan.precision, batches)
     rows = method.rows(model, hold, location, tokenizer)
     return Run(
         model=model,
         rows=rows,
         tokenizer=tokenizer,
-        stream=Rows(tokenizer),
+        stream=stream,
         collate=collate,
         plan=plan,
         monitor=Monitor({"general": HeldOut(texts=tuple(ENGLISH[:2]))}, tokenizer, plan.precision),
@@ -84,6 +90,7 @@ def make_run(base: Path, folder: Path, method: Method, hold: str = "special", ev
         display=Display(Console(file=io.StringIO())),
         log=Log(folder / "log.jsonl"),
         tensorboard=False,
+        companions=method.companions(model, plan.seed),
     )
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from adapt.report.blocks import Block, Text, facts
 from adapt.report.plots import Plots
 from adapt.report.records import Record
-from adapt.report.sections import evaluate, expand_vocabulary, merge, train
+from adapt.report.sections import evaluate, expand_vocabulary, export, merge, train
 
 Section = Callable[[Record, Plots], list[Block]]
 SECTIONS: Mapping[str, Section] = {
     "train": train.section,
     "expand_vocabulary": expand_vocabulary.section,
     "merge": merge.section,
+    "export": export.section,
     "evaluate": evaluate.section,
 }
 

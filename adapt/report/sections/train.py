@@ -10,9 +10,10 @@ from adapt.report import plots as draw
 from adapt.report.blocks import Block, Cell, Sample, Text, change, facts, records, share, table, words
 from adapt.report.plots import Plots
 from adapt.report.records import Record
+from adapt.report.sections.preference import preference
 
 _SHOWN = {"trainable", "general", "target", "sources", "base_choice"}
-_SHOWN |= {"tokens", "steps", "seconds", "tokens_per_second", "peak_memory_bytes", "changed_tensors_ok"}
+_SHOWN |= {"preference", "tokens", "steps", "seconds", "tokens_per_second", "peak_memory_bytes", "changed_tensors_ok"}
 _NOT_A_SOURCE = {"time", "event", "step", "tokens"}
 
 
@@ -24,6 +25,7 @@ def section(record: Record, plots: Plots) -> list[Block]:
         *_loss(record, plots),
         *_bits(record, plots),
         *_general(record, plots),
+        *preference(record, plots),
         *_trainable(metrics),
         *_sources(metrics.get("sources") or []),
         *_base_choice(metrics.get("base_choice") or {}),

@@ -1,0 +1,1 @@
+"""Finished models for other programs, each with a proof: safetensors, the bare adapter, GGUF."""

@@ -1,0 +1,1 @@
+"""Low-rank updates: their start, their restart, their rank, and what they come to in the end."""

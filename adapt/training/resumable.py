@@ -1,0 +1,208 @@
+"""What every trainer of ours has: schedule, optimiser groups and checkpoints, under TRL's and transformers' trainers.
+
+A mixin, named before TRL's trainer among the bases. transformers pickles the optimiser and writes checkpoints in place,
+so its writing and reading are replaced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, ProgressCallback
+
+from adapt.errors import AdaptError
+from adapt.training import state
+from adapt.training.plan import Counts, Plan
+from adapt.training.rules import learning
+
+if TYPE_CHECKING:
+    from adapt.training.companion import Companion
+    from adapt.training.rows import EmbeddingRows
+
+
+def shared_arguments(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The plan in transformers' words. Our data come tokenised, in the stream's own order."""
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "max_steps": plan.steps,
+        "per_device_train_batch_size": plan.batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "max_grad_norm": plan.optimizer.max_grad_norm,
+        "bf16": plan.precision.bf16,
+        "use_cpu": plan.precision.device.type == "cpu",
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if plan.gradient_checkpointing else None,
+        "save_strategy": "steps",
+        "save_steps": plan.checkpoint_every,
+        "logging_strategy": "steps",
+        "logging_steps": plan.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "report_to": list(plan.report_to) or "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": plan.precision.device.type == "cuda",
+        "seed": plan.seed,
+        "data_seed": plan.seed,
+    }
+
+
+class Indices(Dataset):
+    """Rows `{"index": i}`. What a trainer would do to texts is done already, so `map` changes nothing."""
+
+    def map(self, *arguments: Any, **others: Any) -> Indices:
+        """The same rows."""
+        return self
+
+
+def indices(plan: Plan) -> Indices:
+    """One row for each row of the stream that a run reads; TRL's trainers take nothing but a data set."""
+    return Indices.from_dict({"index": range(plan.steps * plan.batch_size * plan.accumulation)})
+
+
+class Resumable:
+    """Schedule, optimiser, counts and checkpoints of one run; goes on bit for bit where it was stopped."""
+
+    def begin(self, model: Any, plan: Plan, rows: EmbeddingRows, folder: Path) -> dict[str, torch.Tensor]:
+        """Before the trainer is made: its own fields. Returns the weights that train, for `settle`."""
+        self.plan, self.rows, self.folder, self.counts = plan, rows, folder, Counts()
+        self.frozen, self.step_loss = "", 0.0
+        self._start: Path | None = None
+        self.companions: Sequence[Companion] = ()
+        return {name: parameter.data for name, parameter in learning(model).items()}
+
+    def settle(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """After the trainer is made: take back what it changed on its own account."""
+        for name, parameter in learning(self.model).items():
+            # TRL casts what trains over a quantised base to bf16; updates smaller than its step would be lost
+            parameter.data = masters[name].to(parameter.device)
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self.processing_class = None  # else train() rewrites the model's special tokens in its configuration
+
+    def counted(self, inputs: Mapping[str, Any]) -> tuple[int, int]:
+        """Positions of a batch that go through the model, and those that carry loss."""
+        raise NotImplementedError
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Ours, over the groups of `adapt.training.optimizer`."""
+        if self.optimizer is None:
+            self.optimizer = self.plan.optimizer.build(self.model, self.rows, self.plan.schedule.peak)
+            if self._start is not None:
+                self.load_optimizer(self._start)
+        return self.optimizer
+
+    def start_from(self, folder: Path) -> None:
+        """Begin with the weights and moments of another run's state. Raises AdaptError where its base was another."""
+        if state.read_state(folder)["frozen"] != self.frozen:
+            raise AdaptError(
+                f"the state in '{folder}' was trained over other frozen weights than this stage's; "
+                "give the stage the same model and method as the one that it goes on from"
+            )
+        state.load_weights(folder, learning(self.model))
+        self._read_companions(folder)
+        self._start = folder
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The schedule as torch's LambdaLR, counted from the first update of the first stage on it."""
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self._rate)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _rate(self, update: int) -> float:
+        """The schedule's multiplier for an update of this run, with what the companions make of it."""
+        share = self.plan.schedule.rate(self.plan.offset + update, self.plan.total)
+        return share * math.prod(companion.rate(update) for companion in self.companions)
+
+    def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass; counts tokens and stops at a loss that is no number."""
+        tokens, trained = self.counted(inputs)
+        self.counts.tokens += tokens
+        self.counts.trained += trained
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            self._diverged("loss", value)
+        self.step_loss += value
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        value = float(norm)
+        if not math.isfinite(value):
+            self._diverged("gradient norm", value)
+        return norm
+
+    def _diverged(self, what: str, value: float) -> None:
+        rate = self._get_learning_rate()
+        raise AdaptError(
+            f"the {what} became {value} at step {self.state.global_step + 1} with a learning rate of {rate:.3g}; "
+            "lower schedule.peak, or set precision: fp32"
+        )
+
+    def write_checkpoint(self, folder: Path) -> None:
+        """Write the whole state of the run to `folder`, complete or not at all."""
+        numbers = {
+            "step": self.state.global_step,
+            "update": self.plan.offset + self.state.global_step,
+            "frozen": self.frozen,
+            "counts": vars(self.counts),
+        }
+        state.write_state(
+            folder,
+            learning(self.model),
+            self.optimizer.state_dict(),
+            numbers,
+            extra=self._write_beside,
+        )
+
+    def _write_beside(self, partial: Path) -> None:
+        self.state.save_to_json(str(partial / "trainer_state.json"))
+        for companion in self.companions:
+            companion.write(partial)
+
+    def _read_companions(self, folder: Path) -> None:
+        for companion in self.companions:
+            companion.read(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        self.write_checkpoint(folder / f"{state.PREFIX}{self.state.global_step}")
+        state.keep_newest(folder, self.plan.keep_checkpoints)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        state.load_weights(folder, learning(self.model))
+        self._read_companions(folder)
+        self.counts = Counts(**state.read_state(folder)["counts"])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        self.load_optimizer(Path(checkpoint))
+        self.lr_scheduler.last_epoch = state.read_state(Path(checkpoint))["step"]
+        self._set_rates()
+
+    def load_optimizer(self, folder: Path) -> None:
+        """Take the optimiser's moments from a state, but keep this run's own groups and settings."""
+        own = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**state.read_optimizer(folder), "param_groups": own})
+
+    def _set_rates(self) -> None:
+        """Give every group the schedule's rate at the scheduler's step."""
+        share = self._rate(self.lr_scheduler.last_epoch)
+        rates = [base * share for base in self.lr_scheduler.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.lr_scheduler._last_lr = rates
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            state.load_random(Path(checkpoint))

@@ -1,0 +1,1 @@
+"""Optimisers of torch's kind that no library offers with a state of plain tensors."""

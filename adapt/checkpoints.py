@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
 @dataclass(frozen=True)
 class ModelLocation:
     """Anything that transformers loads: a folder, or the id of a hub repository with a revision."""
@@ -30,6 +33,19 @@ class ModelLocation:
     def folder(self) -> Path | None:
         """The local folder, or None for a hub id."""
         return Path(self.path) if Path(self.path).is_dir() else None
+
+
+def local_folder(location: ModelLocation) -> Path:
+    """The folder of a model; a hub id is looked up among what is on the disk, or downloaded."""
+    if location.folder is not None:
+        return location.folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(location.path, revision=location.revision, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
+        raise AdaptError(f"cannot get the model '{location.path}': {str(error).strip().splitlines()[0]}") from error
 
 
 def _hub_arguments(location: ModelLocation) -> dict[str, Any]:

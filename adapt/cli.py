@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from adapt import __version__
+from adapt.commands.errors import plain_errors
 from adapt.commands.vocab import vocab_app
-from adapt.errors import AdaptError
 from adapt.merging.command import search as search_coefficients
 from merge.commands import app as merge_app
 
@@ -53,20 +52,8 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _plain_errors(again: str) -> Iterator[None]:
-    """Show a user's mistake as lines on standard error, without a traceback, and end with its exit code."""
-    try:
-        yield
-    except AdaptError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; what is finished is kept, go on with: {again}", err=True)
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has gone (`| head`); nothing is left to say
-        raise typer.Exit(0) from None
+def _plain_errors(again: str) -> AbstractContextManager[None]:
+    return plain_errors(f"stopped; what is finished is kept, go on with: {again}")
 
 
 def _version(wanted: bool) -> None:

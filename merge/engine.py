@@ -21,7 +21,6 @@ from merge.parallel import single_threaded_torch
 from merge.planning import Merge
 from merge.policy import write_config, write_tokenizer
 from merge.provenance import describe, model_card
-from merge.vocabulary import exact_rows
 from merge.writer import Output, ShardWriter, shards, write_index
 
 SHARD_SIZE = 5 * 10**9
@@ -164,12 +163,11 @@ def merged(merge: Merge, output: Output, hashes: Hashes | None = None) -> Iterat
         return
     target, inputs = merge.target(output), merge.inputs(output, hashes)
     result = operand(merge.parts[output.name].formula, target, inputs)
-    exact = exact_rows(merge.rows, merge.roles) if target.by_token else None
     sources = {name: LeafOperand(name, target, inputs) for name in _row_sources(merge)} if target.by_token else {}
     for first, last in target.cuts():
         block = result.rows(first, last)
         if target.by_token:
-            _set_rows(block, result.known(first, last), exact, sources, merge, first, last)
+            _set_rows(block, result.known(first, last), sources, merge, first, last)
         rounded = block.to(output.dtype)
         low, high = (float(value) for value in rounded.aminmax()) if rounded.numel() else (0.0, 0.0)
         if not (low > -float("inf") and high < float("inf")):
@@ -185,7 +183,6 @@ def _row_sources(merge: Merge) -> tuple[str, ...]:
 def _set_rows(
     block: torch.Tensor,
     known: torch.Tensor | None,
-    exact: torch.Tensor,
     sources: Mapping[str, LeafOperand],
     merge: Merge,
     first: int,
@@ -194,7 +191,7 @@ def _set_rows(
     """Rows of no formula: those that nothing knows are the anchor's, special ones `special_from`'s."""
     if known is not None:
         block[~known] = sources[merge.roles.anchor].rows(first, last)[~known].to(block.dtype)
-    chosen = exact[first:last]
+    chosen = merge.rows.exact[first:last]
     if merge.roles.special_from is not None and bool(chosen.any()):
         block[chosen] = sources[merge.roles.special_from].rows(first, last)[chosen].to(block.dtype)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from merge.methods.base import REQUIRED, Parameter
+from merge.methods.base import Parameter
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.")
 
@@ -100,11 +100,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"it takes {', '.join(known) or 'none'}"
-
-
-def default_of(parameter: Parameter) -> Any:
-    """The value of a parameter that was left out, or `REQUIRED`."""
-    return parameter.default
-
-
-__all__ = ["REQUIRED", "Gradient", "Place", "default_of", "layer_of", "nearest", "places", "problem_with", "value_at"]

@@ -180,16 +180,3 @@ def _count(
         "moved": {name: count for name, count in moved.items() if count},
         "dropped": {name: count for name, count in dropped.items() if count},
     }
-
-
-def gather(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The rows of a mapped matrix, `[n, ...]`; a row of -1 stands for any row. A run of rows is not copied."""
-    start, count = int(rows[0]), len(rows)
-    if start >= 0 and torch.equal(rows, torch.arange(start, start + count)):
-        return matrix[start : start + count]
-    return matrix[rows.clamp(min=0)]
-
-
-def exact_rows(plan: RowPlan, roles: Roles) -> torch.Tensor:
-    """Which rows are those of `special_from`, whatever the formula says, `[rows]`."""
-    return plan.exact if roles.special_from is not None else torch.zeros(plan.height, dtype=torch.bool)

@@ -23,6 +23,11 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.source)
 
+    def tokens_of(self, source: int) -> int:
+        """Tokens of the rows of one source."""
+        sizes = np.diff(self.tokens, prepend=0)
+        return int(sizes[self.source == source].sum())
+
 
 def weights_of(shares: Sequence[float]) -> list[int]:
     """Whole numbers in the ratio of the shares (to nine digits)."""

@@ -139,9 +139,7 @@ class PairStream(Sequence[Pair]):
 
     def tokens_of(self, name: str) -> int:
         """Tokens of the rows of one source."""
-        index = [source.name for source in self.sources].index(name)
-        sizes = np.diff(self.schedule.tokens, prepend=0)
-        return int(sizes[self.schedule.source == index].sum())
+        return self.schedule.tokens_of([source.name for source in self.sources].index(name))
 
 
 def build_pairs(

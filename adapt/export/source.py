@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt.checkpoints import ModelLocation, load_config, load_model, read_json
+from adapt.checkpoints import ModelLocation, load_config, load_model, local_folder, read_json
 from adapt.errors import AdaptError
 
 if TYPE_CHECKING:
     from adapt.training.precision import Precision
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 @dataclass(frozen=True)
@@ -56,19 +55,6 @@ def load_plain(folder: Path) -> Any:
     cuda = torch.cuda.is_available()
     model = load_model(ModelLocation(str(folder)), "auto" if cuda else torch.float32).eval()
     return model.to("cuda") if cuda else model
-
-
-def local_folder(location: ModelLocation) -> Path:
-    """The folder of a model; a hub id is looked up among what is on the disk, or downloaded."""
-    if location.folder is not None:
-        return location.folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(location.path, revision=location.revision, allow_patterns=_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
-        raise AdaptError(f"cannot get the model '{location.path}': {str(error).strip().splitlines()[0]}") from error
 
 
 def source_of(name: str, location: ModelLocation, stage: Path | None) -> Source:

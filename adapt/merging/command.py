@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from adapt.errors import AdaptError
+from merge.commands.merging import Dtype, SpecialFrom, VocabularyFrom
 
 if TYPE_CHECKING:
     from adapt.merging.search import Outcome
@@ -45,16 +46,6 @@ Count = Annotated[int, typer.Option(min=1, help="How many values are scored at m
 Seed = Annotated[int, typer.Option(min=0, help="What random, tpe and cma draw with.")]
 Size = Annotated[int, typer.Option("--bytes", min=1, help="How much of each text is read.")]
 Limit = Annotated[int, typer.Option("--questions", min=1, help="How many questions of each task are asked.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="The type of the result's weights.", show_default=False),
-]
-VocabularyFrom = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Whose vocabulary the result has.", show_default=False)
-]
-SpecialFrom = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Whose chat tokens and template it has.", show_default=False)
-]
 Write = Annotated[bool, typer.Option("--write", help="Write the best merge to FOLDER/model.")]
 
 

@@ -144,9 +144,10 @@ class Merge(Stage):
 
     def _plan(self, context: StageContext) -> tuple[Plan, Plan, dict[str, Any]]:
         """The merge to write, the merge whose vectors are inspected, and what a search found."""
+        from adapt.checkpoints import local_folder
         from merge.planning import dtype_of, prepare
 
-        folders = {name: _folder(context, name) for name in self._models()}
+        folders = {name: local_folder(context.models[name]) for name in self._models()}
         roles = (dtype_of(self.dtype) if self.dtype else None, self.vocabulary_from, self.special_from)
         if self.search is None:
             plan = prepare(self.expression, folders, *roles)
@@ -179,21 +180,6 @@ def _searched(
             lambda number, _, trial, value, best: task.update(number, loss=value, best=best),
         )
     return outcome.trials[outcome.best].values, outcome.record(settings.method, context.seed)
-
-
-def _folder(context: StageContext, name: str) -> Path:
-    """The model's folder; a hub id is looked up among what is on the disk, or downloaded."""
-    location = context.models[name]
-    if location.folder is not None:
-        return location.folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(location.path, revision=location.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError) as error:
-        raise AdaptError(f"cannot get the model '{location.path}': {str(error).strip().splitlines()[0]}") from error
 
 
 def _verify(folder: Path, seed: int) -> float:

@@ -15,7 +15,7 @@ ROOMS = (
     ("recipe",),
     ("pipeline",),
     ("stages",),
-    ("vocabulary", "methods", "data", "training", "evaluation", "merging", "export", "report", "demo"),
+    ("vocabulary", "methods", "data", "training", "evaluation", "merging", "export", "report", "demo", "mixture"),
     ("checkpoints",),
     ("display", "log", "settings", "errors"),
 )

@@ -1,8 +1,9 @@
-"""The peak of anonymous memory of every merge method, on checkpoints with one very large matrix.
+"""The peak of anonymous memory of every merge method, on checkpoints with one very large matrix or many large ones.
 
     python benchmarks/merge_memory.py                          every method on a 128k x 4096 bf16 head, 2 threads
     python benchmarks/merge_memory.py --rows 64000 --methods ties della --threads 1
     python benchmarks/merge_memory.py --limit 300              each under a limit on the data that the process may hold
+    python benchmarks/merge_memory.py --rows 8192 --matrices 16 --threads 1 2 4 16       many matrices at once
 
 Every merge is a process of its own. Counted is what it holds beyond `import torch` (RssAnon of /proc, every 5 ms); with
 `--limit`, RLIMIT_DATA is set to that many MB above what the process has mapped after the import, and a merge that asks
@@ -25,6 +26,7 @@ from pathlib import Path
 WIDTH = 4096
 MODELS = ("base", "a", "b")
 HEAD = "lm_head.weight"
+MATRIX = "model.layers.{}.mlp.up_proj.weight"
 EXPRESSIONS = {
     "linear": "linear([a: 0.5, b: 0.5])",
     "task_arithmetic": "base + 1.0 * (a - base) + 0.8 * (b - base)",
@@ -68,8 +70,8 @@ merge.engine.write(plan, Path(sys.argv[3]), threads=threads)
 """
 
 
-def make_models(folder: Path, rows: int) -> None:
-    """Three relatives of a small embedding and one large head, and two adapters of the head."""
+def make_models(folder: Path, rows: int, matrices: int) -> None:
+    """Three relatives of a small embedding, a head and as many matrices of its size, and two adapters of the head."""
     import torch
     from safetensors.torch import save_file
 
@@ -84,9 +86,11 @@ def make_models(folder: Path, rows: int) -> None:
         (place / "config.json").write_text(json.dumps(config))
         (place / "tokenizer.json").write_text(json.dumps(tokenizer))
         noise = torch.Generator().manual_seed(seed)
-        tensors = {"model.embed_tokens.weight": torch.ones(rows, 1).bfloat16(), HEAD: head.clone()}
-        for part in tensors[HEAD].split(2048) if seed else ():
+        moved = head.clone()
+        for part in moved.split(2048) if seed else ():
             part += (torch.randn(part.shape, generator=noise) * 0.002).bfloat16()
+        tensors = {"model.embed_tokens.weight": torch.ones(rows, 1).bfloat16(), HEAD: moved}
+        tensors |= {MATRIX.format(layer): moved.roll(layer + 1, 0) for layer in range(matrices)}
         save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
     for seed, name in enumerate(("one", "two")):
         place = folder / name
@@ -146,18 +150,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "merge-memory")
     parser.add_argument("--rows", type=int, default=128_000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--matrices", type=int, default=0, help="Matrices of the head's size beside it")
+    parser.add_argument("--threads", type=int, nargs="*", default=[2])
     parser.add_argument("--limit", type=float, default=0.0, help="MB; 0 for none")
     parser.add_argument("--methods", nargs="*", default=list(EXPRESSIONS), choices=list(EXPRESSIONS))
     options = parser.parse_args()
-    models = options.folder / str(options.rows)
+    models = options.folder / f"{options.rows}-{options.matrices}"
     if not models.exists():
-        make_models(models, options.rows)
-    print(f"one head of {options.rows:,} x {WIDTH} in bf16, {options.threads} threads, limit {options.limit:g} MB\n")
-    print("| method | anonymous MB beyond the import | seconds | |\n|---|---|---|---|")
+        make_models(models, options.rows, options.matrices)
+    shape = f"{1 + options.matrices} of {options.rows:,} x {WIDTH} in bf16"
+    print(f"{shape}, limit {options.limit:g} MB; anonymous MB beyond the import (seconds)\n")
+    print(f"| method | {' | '.join(f'{count} threads' for count in options.threads)} |")
+    print("|---" * (1 + len(options.threads)) + "|")
     for method in options.methods:
-        found = measured(EXPRESSIONS[method], models, options.folder / "out", options.limit, options.threads)
-        print(f"| {method} | {found['memory']:.0f} | {found['seconds']:.0f} | {found['error']} |", flush=True)
+        cells = []
+        for threads in options.threads:
+            found = measured(EXPRESSIONS[method], models, options.folder / "out", options.limit, threads)
+            cells.append(found["error"] or f"{found['memory']:.0f} ({found['seconds']:.0f})")
+        print(f"| {method} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

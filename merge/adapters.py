@@ -140,7 +140,7 @@ class AdapterVector:
         left, right = self._factors(module, target, inputs)
         if "lora_magnitude_vector" in parts:
             magnitude = self.adapter.tensor(module, "lora_magnitude_vector")
-            return DoraUpdate(left, right, magnitude, operand(Leaf(self.base), target, inputs), target)
+            return DoraUpdate(left, right, magnitude.to(left.device), operand(Leaf(self.base), target, inputs), target)
         rows = inputs.sources[self.base] if target.by_token else None
         return LowRankUpdate(left, right, rows, target)
 
@@ -152,19 +152,19 @@ class AdapterVector:
         scale = self.adapter.scale(module, a.shape[0])
         transposed = embedding or bool(self.adapter.config.get("fan_in_fan_out"))
         left, right = (a.T, b.T) if transposed else (b, a)
-        kind = inputs.accumulate
-        return (left * scale).to(kind).contiguous(), right.to(kind).contiguous()
+        place = {"device": inputs.device, "dtype": inputs.accumulate}
+        return (left * scale).to(**place).contiguous(), right.to(**place).contiguous()
 
 
 class NoUpdate(Operand):
     """Zero, everywhere."""
 
     def __init__(self, target: Target, inputs: Inputs) -> None:
-        self.target, self.dtype = target, inputs.accumulate
+        self.target, self.dtype, self.device = target, inputs.accumulate, inputs.device
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Zeros."""
-        return torch.zeros(last - first, self.target.width, dtype=self.dtype)
+        return torch.zeros(last - first, self.target.width, dtype=self.dtype, device=self.device)
 
     def add_to(self, total: torch.Tensor, weight: float, first: int, last: int) -> None:
         """Nothing is added."""
@@ -179,7 +179,7 @@ class LowRankUpdate(Operand):
     def _left(self, first: int, last: int) -> torch.Tensor:
         if self.wanted is None:
             return self.left[first:last]
-        rows = self.wanted[first:last]
+        rows = self.wanted[first:last].to(self.left.device)
         return self.left[rows.clamp(min=0)] * (rows >= 0).unsqueeze(1)
 
     def rows(self, first: int, last: int) -> torch.Tensor:
@@ -216,7 +216,7 @@ class WholeUpdate(Operand):
     def __init__(self, adapter: Adapter, module: str, base: str, target: Target, inputs: Inputs) -> None:
         self.target = target
         self.base = operand(Leaf(base), target, inputs)
-        tensor = adapter.tensor(module, "whole").to(inputs.accumulate)
+        tensor = adapter.tensor(module, "whole").to(device=inputs.device, dtype=inputs.accumulate)
         self.saved = tensor.reshape(tensor.shape[0] if target.height > 1 else 1, -1)
         self.wanted = inputs.sources[base] if target.by_token else None
 
@@ -224,7 +224,7 @@ class WholeUpdate(Operand):
         """The rows of the difference; none for tokens that the adapter's base lacks."""
         if self.wanted is None:
             return self.saved[first:last] - self.base.rows(first, last)
-        rows = self.wanted[first:last]
+        rows = self.wanted[first:last].to(self.saved.device)
         difference = self.saved[rows.clamp(min=0)] - self.base.rows(first, last)
         return difference.mul_((rows >= 0).unsqueeze(1))
 

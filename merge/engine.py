@@ -8,11 +8,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from merge.device import Outlet, own_stream, workers_for
 from merge.errors import MergeError
 from merge.hashes import Hashes, Running, fingerprint
 from merge.journal import BusyError, Journal
@@ -35,15 +37,18 @@ def write(
     progress: Progress | None = None,
     threads: int | None = None,
     beside: Mapping[str, str] | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Write the merged checkpoint to `folder`, which appears whole or not at all, and return what was decided.
 
     Sums are taken in float32 (float64 where an input of a plain sum is float32) and rounded once. The bytes do not
     depend on the number of `threads` (default: one for each core) or the size of shards. A merge that was killed goes
     on where it stopped when it is written again. `progress` is told the bytes done and in all; `beside` are further
-    files by name, with their text. Raises MergeError where `folder` holds something already, for too little space, for
-    NaN or infinity in an input, and for a result that the output's type cannot hold.
+    files by name, with their text. `device` (default: the plan's) is where blocks are computed: on a GPU what is
+    random is drawn alike, and sums differ by rounding. Raises MergeError where `folder` holds something already, for
+    too little space, for NaN or infinity in an input, and for a result that the output's type cannot hold.
     """
+    merge = merge if device is None else replace(merge, device=device)
     check_output(merge, folder)
     place = unfinished(folder)
     files = shards(merge.outputs, shard_size)
@@ -126,7 +131,7 @@ def _write_weights(
     count = sum(output.size for output in merge.outputs if output.name in done)
     written = dict(done)
     stop = threading.Event()
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = threads or workers_for(merge.device, len(os.sched_getaffinity(0)))
     with single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
         tasks = {pool.submit(write_tensor, merge, output, owner[output.name], hashes, stop): output for output in left}
         try:
@@ -147,23 +152,28 @@ def _write_weights(
 def write_tensor(merge: Merge, output: Output, writer: ShardWriter, hashes: Hashes, stop: threading.Event) -> str:
     """Combine and write one tensor; returns the hash of what was written."""
     running = Running(output.size)
-    for place, block in merged(merge, output, hashes):
-        if stop.is_set():
-            break
-        data = memoryview(block.reshape(-1).view(torch.uint8).numpy())
-        writer.write(output.name, place, data)
-        running.update(place, data)
+    with own_stream(merge.device):
+        for place, block in merged(merge, output, hashes):
+            if stop.is_set():
+                break
+            data = memoryview(block.reshape(-1).view(torch.uint8).numpy())
+            writer.write(output.name, place, data)
+            running.update(place, data)
     return running.state.hexdigest()
 
 
 def merged(merge: Merge, output: Output, hashes: Hashes | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-    """One tensor of the result block by block: each block's first byte and the block, in the type of the output."""
+    """One tensor of the result block by block: each block's first byte and the block, in the type of the output.
+
+    Blocks are computed on the merge's device and given in host memory.
+    """
     if not output.dtype.is_floating_point:
         yield 0, _copied(merge, output)
         return
     target, inputs = merge.target(output), merge.inputs(output, hashes)
     result = operand(merge.parts[output.name].formula, target, inputs)
     sources = {name: LeafOperand(name, target, inputs) for name in _row_sources(merge)} if target.by_token else {}
+    outlet = Outlet(min(target.step, target.height) * target.width, output.dtype, merge.device)
     for first, last in target.cuts():
         block = result.rows(first, last)
         if target.by_token:
@@ -172,7 +182,7 @@ def merged(merge: Merge, output: Output, hashes: Hashes | None = None) -> Iterat
         low, high = (float(value) for value in rounded.aminmax()) if rounded.numel() else (0.0, 0.0)
         if not (low > -float("inf") and high < float("inf")):
             raise _not_finite(merge, output)
-        yield first * target.width * output.dtype.itemsize, rounded
+        yield first * target.width * output.dtype.itemsize, outlet(rounded)
 
 
 def _row_sources(merge: Merge) -> tuple[str, ...]:
@@ -193,6 +203,7 @@ def _set_rows(
         block[~known] = sources[merge.roles.anchor].rows(first, last)[~known].to(block.dtype)
     chosen = merge.rows.exact[first:last]
     if merge.roles.special_from is not None and bool(chosen.any()):
+        chosen = chosen.to(block.device)
         block[chosen] = sources[merge.roles.special_from].rows(first, last)[chosen].to(block.dtype)
 
 

@@ -21,7 +21,7 @@ def fill(inputs: Sequence[torch.Tensor], base: torch.Tensor | None, known: Seque
     """
     if base_known is None and all(mask is None for mask in known):
         return
-    whole = torch.ones(inputs[0].shape[0], dtype=torch.bool)
+    whole = torch.ones(inputs[0].shape[0], dtype=torch.bool, device=inputs[0].device)
     masks = [whole if mask is None else mask for mask in known]
     ground = whole if base_known is None else base_known
     reference = inputs[0].clone() if base is None else base
@@ -44,7 +44,7 @@ def take_over(
     """
     if all(mask is None for mask in known):
         return
-    whole = torch.ones(result.shape[0], dtype=torch.bool)
+    whole = torch.ones(result.shape[0], dtype=torch.bool, device=result.device)
     masks = torch.stack([whole if mask is None else mask for mask in known])
     left = masks.sum(0) == 1
     if base_known is not None:

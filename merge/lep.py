@@ -12,8 +12,8 @@ Propagation" (arXiv 2412.21140). Embedding and head have a map each. Modes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from merge.checkpoint import Checkpoint
 from merge.constituents import constituents
 from merge.errors import MergeError
 from merge.formula import Call, Difference, Formula, Leaf, Linear
-from merge.hashes import Hashes
 from merge.least_squares import DeficientError, Fit, fit
 from merge.operands import Inputs, LeafOperand, Operand, Target
 from merge.planning import Merge, prepare
@@ -36,21 +35,12 @@ _ROWS = 2048
 
 
 @dataclass(frozen=True)
-class LepMerge(Merge):
-    """A merge that takes the `chosen` rows through maps: `(weight, to, from)` of each is in `vectors`.
+class Carried:
+    """The `chosen` rows `[height]` of the output that go through maps, `vectors` their `(weight, to, from)`."""
 
-    `updates` makes the operand of what is added to a matrix; it is empty until `learn` has fitted the maps.
-    """
-
-    mode: str = "swap"
-    chosen: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    vectors: tuple[tuple[float, str, str], ...] = ()
-    updates: Mapping[str, Callable[[Target, Inputs], Operand]] = field(default_factory=dict)
-
-    def inputs(self, output: Output, hashes: Hashes | None = None) -> Inputs:
-        """Where a tensor is read from, and its update."""
-        found = super().inputs(output, hashes)
-        return replace(found, special={**found.special, **self.updates})
+    mode: str
+    chosen: torch.Tensor
+    vectors: tuple[tuple[float, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,8 @@ class Propagation:
 
     def __call__(self, target: Target, inputs: Inputs) -> Operand:
         """The update of one tensor."""
-        return RowChange(LeafOperand(self.anchor, target, inputs), self.changes[target.name], self.chosen, target)
+        change = self.changes[target.name].to(inputs.device)
+        return RowChange(LeafOperand(self.anchor, target, inputs), change, self.chosen, target)
 
 
 class RowChange(Operand):
@@ -74,9 +65,10 @@ class RowChange(Operand):
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """The change of rows."""
-        result = torch.zeros(last - first, self.target.width, dtype=self.change.dtype)
+        result = torch.zeros(last - first, self.target.width, dtype=self.change.dtype, device=self.change.device)
         chosen = self.chosen[first:last]
         if bool(chosen.any()):
+            chosen = chosen.to(result.device)
             result[chosen] = self.source.rows(first, last)[chosen] @ self.change
         return result
 
@@ -132,7 +124,7 @@ def _check_mode(mode: str, known: Sequence[str]) -> None:
 
 def _planned(
     merge: Merge, mode: str, chosen: torch.Tensor, vectors: list[tuple[float, str, str]], whole: Formula | None
-) -> LepMerge:
+) -> Merge:
     """The plan with the update in the formulas of the matrices; `whole` replaces these formulas where it is given."""
     parts = dict(merge.parts)
     for name in (output.name for output in _matrices(merge)):
@@ -140,10 +132,9 @@ def _planned(
         if mode != "swap":
             formula = Linear(formula, (Difference(1.0, Leaf(_update_name(mode)), None),))
         parts[name] = replace(parts[name], formula=formula)
-    kept = {item.name: getattr(merge, item.name) for item in fields(Merge)}
     counts = merge.rows.counts | {"lep": {"mode": mode, "mapped": int(chosen.sum())}}
-    kept |= {"parts": parts, "rows": replace(merge.rows, counts=counts)}
-    return LepMerge(**kept, mode=mode, chosen=chosen, vectors=tuple(vectors))
+    rows = replace(merge.rows, counts=counts)
+    return replace(merge, parts=parts, rows=rows, carried=Carried(mode, chosen, tuple(vectors)))
 
 
 def _update_name(mode: str) -> str:
@@ -160,21 +151,22 @@ def learn(merge: Merge, ridge: float = 0.0) -> Merge:
     A merge without maps is given back. Raises MergeError, before anything is written, where the rows to learn from do
     not determine a map (see `merge.least_squares.fit`) and no `ridge` is given.
     """
-    if not isinstance(merge, LepMerge) or merge.mode == "swap":
+    carried = merge.carried
+    if carried is None or carried.mode == "swap":
         return merge
     changes: dict[str, torch.Tensor] = {}
     notes: dict[str, Any] = {}
     for output in _matrices(merge):
         name, total = output.name, None
-        for weight, target, source in merge.vectors:
-            found = _fitted(merge, name, target, source, ridge)
+        for weight, target, source in carried.vectors:
+            found = _fitted(merge, carried.mode, name, target, source, ridge)
             notes.setdefault(name, {})[f"{target} - {source}"] = _note(found)
             total = weight * found.change if total is None else total.add_(found.change, alpha=weight)
         changes[name] = total.to(merge.inputs(output).accumulate)
-    update = Propagation(merge.roles.anchor, merge.chosen, changes)
+    update = Propagation(merge.roles.anchor, carried.chosen, changes)
     lep = merge.rows.counts["lep"] | {"ridge": ridge, "maps": notes}
     rows = replace(merge.rows, counts=merge.rows.counts | {"lep": lep})
-    return replace(merge, rows=rows, updates={_update_name(merge.mode): update})
+    return replace(merge, rows=rows, special={**merge.special, _update_name(carried.mode): update})
 
 
 def _note(found: Fit) -> dict[str, Any]:
@@ -187,9 +179,9 @@ def _note(found: Fit) -> dict[str, Any]:
     }
 
 
-def _fitted(merge: LepMerge, name: str, target: str, source: str, ridge: float) -> Fit:
+def _fitted(merge: Merge, mode: str, name: str, target: str, source: str, ridge: float) -> Fit:
     parts = merge.parts[name].names
-    pieces = _pieces(merge, target, source)
+    pieces = _pieces(merge, mode, target, source)
     models = [(merge.checkpoints[model], parts[model], merge.vocabularies[model].ids) for model in (source, target)]
     width = merge.checkpoints[source].tensors[parts[source]].shape[1]
 
@@ -207,7 +199,7 @@ def _fitted(merge: LepMerge, name: str, target: str, source: str, ridge: float) 
         raise MergeError(f"'{name}' from '{source}' to '{target}': {error}") from error
 
 
-def _pieces(merge: LepMerge, target: str, source: str) -> list[tuple[str, ...]]:
+def _pieces(merge: Merge, mode: str, target: str, source: str) -> list[tuple[str, ...]]:
     """The tokens to learn from, each as the tokens that both models have and whose mean stands for it."""
     left, right = merge.vocabularies[source], merge.vocabularies[target]
     heights = {name: merge.checkpoints[name].height for name in (source, target)}
@@ -217,7 +209,7 @@ def _pieces(merge: LepMerge, target: str, source: str) -> list[tuple[str, ...]]:
         for token, row in left.ids.items()
         if token not in special and row < heights[source] and right.ids.get(token, heights[target]) < heights[target]
     }
-    if merge.mode == "overlap":
+    if mode == "overlap":
         return [(token,) for token in merge.rows.tokens if token in known]
     made_of = constituents(merge.anchor.folder, merge.roles.anchor, known)
     return [made_of[token] for token in merge.rows.tokens if token in made_of]

@@ -11,13 +11,14 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from merge.checkpoint import Checkpoint
+from merge.device import CPU, Inlet, block_size
 from merge.errors import MergeError
 from merge.formula import Call, Formula, Leaf, Linear, leaves
 from merge.hashes import Hashes, Running
@@ -27,24 +28,25 @@ from merge.methods.base import Block, Values
 from merge.parameters import Place, value_at
 from merge.random import uniform
 
-BLOCK = 2**17
-"""Elements that are held at once of each input; so many, in float32, stay in a core's cache."""
-
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor of the output: `height` rows of `width` elements; `by_token` if each row belongs to a token."""
+    """A tensor of the output: `height` rows of `width` elements; `by_token` if each row belongs to a token.
+
+    A `block` of so many elements of each input is held at once (a row at least).
+    """
 
     name: str
     height: int
     width: int
     place: Place
     by_token: bool = False
+    block: int = block_size(CPU)
 
     @property
     def step(self) -> int:
         """Rows of a block."""
-        return max(1, BLOCK // max(1, self.width))
+        return max(1, self.block // max(1, self.width))
 
     def cuts(self) -> Iterator[tuple[int, int]]:
         """First row and the row after the last of each block."""
@@ -57,7 +59,7 @@ class Inputs:
     """What formulas are read from: checkpoints by name, and for each the row that holds each token of the output.
 
     `name_in[model]` is what a model calls the tensor (its input embedding stands for a head that is tied to it),
-    `special[name]` makes the operands of names that are no models (adapters, saved task vectors).
+    `special[name]` makes the operands of names that are no models (adapters, saved task vectors). Rows are on `device`.
     """
 
     checkpoints: Mapping[str, Checkpoint]
@@ -66,6 +68,7 @@ class Inputs:
     accumulate: torch.dtype = torch.float32
     hashes: Hashes = field(default_factory=Hashes)
     special: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = CPU
 
 
 class Operand(ABC):
@@ -97,29 +100,25 @@ class LeafOperand(Operand):
         count = min(target.step, target.height) * target.width
         own = self.tensor == target.name  # a tied embedding may be read as a head by another thread just now
         self.hash = inputs.hashes.of(name, self.tensor, info.size) if own else Running(info.size)
-        self.raw = torch.zeros(count, dtype=info.dtype)
-        self.bytes = memoryview(self.raw.view(torch.uint8).numpy()) if count else memoryview(b"")
-        plain = info.dtype == inputs.accumulate
-        self.values = self.raw if plain else torch.empty(count, dtype=inputs.accumulate)
+        self.device = inputs.device
+        self.inlet = Inlet(count, info.dtype, inputs.accumulate, inputs.device)
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """The rows, converted; rows of tokens that the model lacks are zero."""
         count = (last - first) * self.target.width
-        size = self.target.width * self.raw.dtype.itemsize
+        size = self.target.width * self.inlet.raw.dtype.itemsize
+        memory = self.inlet.bytes()
         if self.wanted is None:
-            self._read(first * size, 0, (last - first) * size)
+            self._read(first * size, memory[: (last - first) * size])
         else:
-            self._gather(self.wanted[first:last].tolist(), size)
-        if self.values is not self.raw:
-            self.values[:count].copy_(self.raw[:count])
-        return self.values[:count].view(last - first, self.target.width)
+            self._gather(self.wanted[first:last].tolist(), size, memory)
+        return self.inlet.values(count).view(last - first, self.target.width)
 
-    def _read(self, place: int, into: int, size: int) -> None:
-        part = self.bytes[into : into + size]
+    def _read(self, place: int, part: memoryview) -> None:
         self.model.read(self.tensor, place, part)
         self.hash.update(place, part)
 
-    def _gather(self, rows: list[int], size: int) -> None:
+    def _gather(self, rows: list[int], size: int, memory: memoryview) -> None:
         """Runs of rows that stand behind each other in the file are read at once."""
         begin = 0
         while begin < len(rows):
@@ -127,9 +126,9 @@ class LeafOperand(Operand):
             while end < len(rows) and (rows[end] == rows[end - 1] + 1 if rows[begin] >= 0 else rows[end] < 0):
                 end += 1
             if rows[begin] >= 0:
-                self._read(rows[begin] * size, begin * size, (end - begin) * size)
+                self._read(rows[begin] * size, memory[begin * size : end * size])
             else:
-                self.raw[begin * self.target.width : end * self.target.width].zero_()
+                self.inlet.raw[begin * self.target.width : end * self.target.width].zero_()
             begin = end
 
     def known(self, first: int, last: int) -> torch.Tensor | None:
@@ -137,7 +136,7 @@ class LeafOperand(Operand):
         if self.wanted is None:
             return None
         found = self.wanted[first:last] >= 0
-        return None if bool(found.all()) else found
+        return None if bool(found.all()) else found.to(self.device)
 
 
 class LinearOperand(Operand):
@@ -145,7 +144,7 @@ class LinearOperand(Operand):
 
     def __init__(self, formula: Linear, target: Target, inputs: Inputs) -> None:
         self.target = target
-        self.dtype = inputs.accumulate
+        self.dtype, self.device = inputs.accumulate, inputs.device
         self.start = None if formula.start is None else operand(formula.start, target, inputs)
         self.differences = [
             (
@@ -159,7 +158,7 @@ class LinearOperand(Operand):
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Differences are taken before they are weighted; nothing is rounded in between."""
         if self.start is None:
-            total = torch.zeros(last - first, self.target.width, dtype=self.dtype)
+            total = torch.zeros(last - first, self.target.width, dtype=self.dtype, device=self.device)
         else:
             total = self.start.rows(first, last)
         for weight, minuend, subtrahend in self.differences:
@@ -184,12 +183,12 @@ class CallOperand(Operand):
     def __init__(self, call: Call, target: Target, inputs: Inputs) -> None:
         self.target, self.seed = target, call.seed
         self.method = METHODS[call.method]()
-        plain = inputs if inputs.accumulate == torch.float32 else _single(inputs)
+        plain = replace(inputs, accumulate=torch.float32)
         self.models = [operand(model, target, plain) for model in call.models]
         self.base = None if call.base is None else operand(call.base, target, plain)
         self.labels = _labels(call.models)
         self.values = values_of(call, target.place)
-        self.accumulate = inputs.accumulate
+        self.accumulate, self.device = inputs.accumulate, inputs.device
 
     @cached_property
     def summary(self) -> Any:
@@ -231,7 +230,8 @@ class CallOperand(Operand):
 
         def draw(index: int) -> torch.Tensor:
             start, count = first * self.target.width, (last - first) * self.target.width
-            return uniform((self.seed, *self.labels[index], self.target.name), start, count).view(last - first, -1)
+            key = (self.seed, *self.labels[index], self.target.name)
+            return uniform(key, start, count, self.device).view(last - first, -1)
 
         return Block(inputs, base, first, shape, draw)
 
@@ -242,10 +242,6 @@ def values_of(call: Call, place: Place) -> Values:
         {name: value_at(setting, place) for name, setting in call.common},
         {name: [value_at(setting, place) for setting in settings] for name, settings in call.each},
     )
-
-
-def _single(inputs: Inputs) -> Inputs:
-    return Inputs(inputs.checkpoints, inputs.sources, inputs.name_in, torch.float32, inputs.hashes, inputs.special)
 
 
 def _labels(models: tuple[Formula, ...]) -> list[tuple[str, int]]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from merge.adapters import Adapter, AdapterVector, check_used, is_adapter, vector_of
 from merge.checkpoint import DTYPES, Checkpoint
+from merge.device import CPU, block_size
 from merge.errors import MergeError
 from merge.formula import Call, Combination, Formula, Linear, names_in, parse
 from merge.hashes import Hashes
 from merge.methods import METHODS
-from merge.operands import Inputs, Target, values_of
+from merge.operands import Inputs, Operand, Target, values_of
 from merge.parameters import Place
 from merge.parameters import places as places_of
 from merge.policy import Beside, chat_template, check_same_architecture, rope_warnings
@@ -24,6 +26,9 @@ from merge.roles import Roles, assign
 from merge.task_vectors import is_task_vector
 from merge.vocabulary import RowPlan, Vocabulary, plan_rows, read_vocabulary
 from merge.writer import Output
+
+if TYPE_CHECKING:
+    from merge.lep import Carried
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge that can now be written or inspected; `parts` has an entry for each tensor of the output."""
+    """A merge that can now be written or inspected; `parts` has an entry for each tensor of the output.
+
+    `special` makes the operands of names that are neither checkpoints nor adapters, `carried` are rows that go through
+    maps of LEP (which `merge.lep.learn` fits), `device` is where blocks are computed.
+    """
 
     combination: Combination
     parts: Mapping[str, Part]
@@ -49,6 +58,9 @@ class Merge:
     warnings: tuple[str, ...]
     adapters: Mapping[str, AdapterVector] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
+    special: Mapping[str, Callable[[Target, Inputs], Operand]] = field(default_factory=dict)
+    carried: Carried | None = None
+    device: torch.device = CPU
 
     @property
     def anchor(self) -> Checkpoint:
@@ -71,8 +83,9 @@ class Merge:
         return not any(self.checkpoints[name].head for name in self.roles.models)
 
     def target(self, output: Output) -> Target:
-        """A tensor of the output as rows."""
-        return target_of(output, self.parts[output.name].place, self.anchor.is_vocabulary(output.name))
+        """A tensor of the output as rows, in blocks for its device."""
+        by_token, block = self.anchor.is_vocabulary(output.name), block_size(self.device)
+        return replace(target_of(output, self.parts[output.name].place, by_token), block=block)
 
     @property
     def size(self) -> int:
@@ -91,16 +104,18 @@ class Merge:
         }
         layout = {name: [repr(output) for output in outputs] for name, outputs in files.items()}
         formulas = sorted({repr(part) for part in self.parts.values()})
-        content = [formulas, self.roles.anchor, self.roles.special_from, stats, layout, dict(self.beside.files)]
+        roles = (self.roles.anchor, self.roles.special_from, self.device.type)
+        content = [formulas, *roles, stats, layout, dict(self.beside.files)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def inputs(self, output: Output, hashes: Hashes | None = None) -> Inputs:
-        """Where a tensor of the output is read from. Sums are float64 where an input is float32."""
+        """Where a tensor of the output is read from and computed. Sums are float64 where an input is float32."""
         names = self.parts[output.name].names
         types = {self.checkpoints[name].tensors[tensor].dtype for name, tensor in names.items()}
         wide = bool(types & {torch.float32, torch.float64})
         accumulate = torch.float64 if wide else torch.float32
-        return Inputs(self.checkpoints, self.rows.sources, names, accumulate, hashes or Hashes(), self.adapters)
+        special = {**self.adapters, **self.special}
+        return Inputs(self.checkpoints, self.rows.sources, names, accumulate, hashes or Hashes(), special, self.device)
 
 
 def tensor_of(model: Checkpoint, name: str) -> str:

@@ -8,15 +8,19 @@ weight matrix), whose low 16 bits decide. Two passes of some 1.1 and 0.3 ns an e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from merge.arrays import Array, array, count_zeros, places, taken
+from merge.budget import HELD
+
 LOW_BITS = 16
 BINS = 2 ** (31 - LOW_BITS)
 CANDIDATES = 2**20
-"""Elements of one bin that are kept with their places (10 bytes each); beyond, they are counted only."""
+"""Elements of one bin that are kept with their places (10 bytes each, of the bytes that all threads share); more are
+counted only."""
 
 _MAGNITUDE = 0x7FFFFFFF
 _INFINITY = 0x7F800000
@@ -45,7 +49,8 @@ NOTHING = Cut(_INFINITY, 0)
 class Histogram:
     """How many elements of a sequence fall into each of the `BINS` bins of magnitude, smallest bin first."""
 
-    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.int64))
+    counts: torch.Tensor | None = None
+    """int64 `[BINS]`, where the blocks lie."""
     zeros: int = 0
 
     def add(self, values: torch.Tensor) -> None:
@@ -53,13 +58,13 @@ class Histogram:
         bits = _magnitudes(values)
         counts = torch.bincount(bits >> LOW_BITS, minlength=BINS)
         if counts[0]:  # only then can there be a zero among them
-            self.zeros += int(np.count_nonzero(bits.numpy() == 0))
-        self.counts += counts
+            self.zeros += count_zeros(array(bits))
+        self.counts = counts if self.counts is None else self.counts.add_(counts)
 
     @property
     def size(self) -> int:
         """The number of elements counted."""
-        return int(self.counts.sum())
+        return 0 if self.counts is None else int(self.counts.sum())
 
     @property
     def nonzero(self) -> int:
@@ -80,8 +85,8 @@ def histograms(sequences: Sequences) -> list[Histogram]:
 def cuts(sequences: Sequences, counted: Sequence[Histogram], ranks: Sequence[Iterable[int]]) -> list[tuple[Cut, ...]]:
     """For each sequence, a cut for each k of its `ranks`: one more pass over all of them.
 
-    `counted` are their histograms. A third pass, up to the last place sought, is needed only where more than
-    `CANDIDATES` elements share a bin and a part of those equal to the threshold is kept.
+    `counted` are their histograms. A third pass, up to the last place sought, is needed only where a bin
+    holds more elements than are kept and a part of those equal to the threshold is kept.
     """
     wanted = [[_Search(histogram, k) for k in own] for histogram, own in zip(counted, ranks, strict=True)]
     _collect(sequences, [[search for search in own if search.cut is None] for own in wanted])
@@ -124,41 +129,41 @@ class _Search:
             self.cut = NOTHING if k <= 0 else Cut(0, histogram.size)
             return
         self.size = histogram.size
-        self.bin, self.rank = _from_the_top(histogram.counts.numpy(), k)
+        self.bin, self.rank = _from_the_top(histogram.counts.cpu().numpy(), k)
         self.threshold = -1
         self.counts = np.zeros(2**LOW_BITS, dtype=np.int64)
-        self.low: list[np.ndarray] = []
-        self.places: list[np.ndarray] = []
-        self.held, self.complete = 0, True
+        count = int(histogram.counts[self.bin])
+        self.complete = count <= CANDIDATES and HELD.lend(10 * count, self)
+        self.low = np.empty(count if self.complete else 0, dtype=np.uint16)
+        self.places = np.empty(len(self.low), dtype=np.int64)
+        self.held = 0
 
-    def collect(self, bits: np.ndarray, high: np.ndarray, first: int) -> None:
+    def collect(self, bits: torch.Tensor, high: Array, first: int) -> None:
         """Note the bin's elements of a block: their low bits, and where they stand."""
-        hits = np.flatnonzero(high == self.bin)
-        self.low.append(bits[hits].astype(np.uint16))
-        self.places.append(hits + first)
-        self.held += len(hits)
-        if self.held > CANDIDATES:
-            self._count()
-            self.low, self.places, self.held, self.complete = [], [], 0, False
-
-    def _count(self) -> None:
-        for low in self.low:
+        hits = places(high == self.bin)
+        low = taken(bits, hits).astype(np.uint16)
+        if not self.complete:
             np.add.at(self.counts, low, 1)
+            return
+        own = slice(self.held, self.held + len(hits))
+        self.low[own], self.places[own] = low, hits + first
+        self.held += len(hits)
 
     def decide(self) -> None:
         """Find the threshold, and the cut unless the place of the last tied element that is kept is unknown."""
-        self._count()
+        if self.complete:
+            self.counts = np.bincount(self.low, minlength=2**LOW_BITS)
         last, self.rank = _from_the_top(self.counts, self.rank)
         self.threshold = (self.bin << LOW_BITS) + last
         if self.rank == self.counts[last]:
             self.cut = Cut(self.threshold, self.size)
         elif self.complete:
-            tied = np.concatenate(self.places)[np.concatenate(self.low) == last]
+            tied = self.places[self.low == last]
             self.cut = Cut(self.threshold, int(tied[self.rank - 1]) + 1)
 
-    def locate(self, bits: np.ndarray, first: int) -> None:
+    def locate(self, bits: Array, first: int) -> None:
         """Look for the last tied element that is kept."""
-        hits = np.flatnonzero(bits == self.threshold)
+        hits = places(bits == self.threshold)
         if self.rank <= len(hits):
             self.cut = Cut(self.threshold, first + int(hits[self.rank - 1]) + 1)
         self.rank -= len(hits)
@@ -184,9 +189,9 @@ def _collect(sequences: Sequences, searches: Sequence[Sequence[_Search]]) -> Non
         for own, block in zip(searches, blocks, strict=True):
             if own:
                 bits = _magnitudes(block)
-                high = bits >> LOW_BITS
+                high = array(bits >> LOW_BITS)
                 for search in own:
-                    search.collect(bits.numpy(), high.numpy(), first)
+                    search.collect(bits, high, first)
     for own in searches:
         for search in own:
             search.decide()
@@ -199,6 +204,6 @@ def _locate(sequences: Sequences, searches: Sequence[Sequence[_Search]]) -> None
         for own, block in zip(searches, blocks, strict=True):
             for search in own:
                 if search.cut is None:
-                    search.locate(_magnitudes(block).numpy(), first)
+                    search.locate(array(_magnitudes(block)), first)
         if all(search.cut is not None for own in searches for search in own):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,12 @@ def _checked(text: str) -> str:
     return text
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"there is no device '{name}'; give cpu, cuda or cuda:N")
+    return name
+
+
 class Merge(Stage):
     """Add weighted differences of models to a model, with rows matched by token."""
 
@@ -60,6 +67,9 @@ class Merge(Stage):
     new_rows: Literal["cpt", "lep-overlap", "lep-conversion"] = "cpt"
     """Rows of tokens that only the first model has: its own (`cpt`), or carried over by learned embedding propagation,
     with a map learned from the shared tokens (`lep-overlap`) or from the whole vocabulary (`lep-conversion`)."""
+
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    """Where the merge is computed: `cpu`, `cuda` or `cuda:N`. The models are read block by block either way."""
 
     def reads(self) -> Reads:
         """The models that the expression names, and what a search is judged on."""
@@ -118,6 +128,7 @@ class Merge(Stage):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Write `model/` and return what was decided and how the models' differences relate."""
         from merge.ancestry import check_ancestry
+        from merge.device import device_of
         from merge.engine import write
         from merge.inspect import inspect
         from merge.lep import learn, with_new_rows
@@ -125,12 +136,13 @@ class Merge(Stage):
         model = context.folder / "model"
         shutil.rmtree(model, ignore_errors=True)
         try:
+            device = device_of(self.device)
             plan, judged, searched = self._plan(context)
             if not self.unrelated:
                 check_ancestry(plan)
             plan = learn(with_new_rows(plan, self.new_rows))
             with context.display.progress("merging", sum(output.size for output in plan.outputs)) as task:
-                decisions = write(plan, model, progress=lambda done, _: task.update(done))
+                decisions = write(plan, model, progress=lambda done, _: task.update(done), device=device)
             found = inspect(judged)
         except MergeError as error:
             raise AdaptError(str(error)) from error

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from merge.commands.merging import DryRun, Dtype, Quiet, ShardSize, Threads, Unrelated, check, learned
+from merge.commands.merging import (
+    Device,
+    DryRun,
+    Dtype,
+    Quiet,
+    ShardSize,
+    Threads,
+    Unrelated,
+    check,
+    learned,
+    on_device,
+)
 from merge.commands.output import Models, Output, plain_errors, progress_bar, size_of
 from merge.errors import MergeError
 
@@ -33,6 +44,7 @@ def lep(
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     threads: Threads = None,
+    device: Device = None,
     unrelated: Unrelated = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -48,6 +60,7 @@ def lep(
         from merge.planning import dtype_of
 
         plan = propagate(_folders(models or []), dtype_of(dtype) if dtype else None, mode, body)
+        plan = on_device(plan, device)
         if not quiet:
             typer.echo(f"{plan.combination.text}  ->  {output}")
             typer.echo(f"  rows: {plan.rows.counts['lep']['mapped']:,} mapped, {plan.rows.counts['special']:,} special")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,6 +37,10 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Tensors merged at once; default: one a core.", show_default=False),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="Where to compute: cpu (the default), cuda or cuda:N.", show_default=False),
+]
 Unrelated = Annotated[
     bool, typer.Option("--unrelated", help="Merge models that do not seem to come from one ancestor.")
 ]
@@ -57,6 +62,7 @@ def write(
     new_rows: NewRows = "cpt",
     shard_size: ShardSize = "5GB",
     threads: Threads = None,
+    device: Device = None,
     unrelated: Unrelated = False,
     dry_run: DryRun = False,
     engine: Engine = "adapt",
@@ -76,7 +82,8 @@ def write(
         started = time.perf_counter()
         from merge.lep import with_new_rows
 
-        merge = with_new_rows(prepared(what, models or [], dtype, vocabulary_from, special_from, seed), new_rows)
+        merge = on_device(prepared(what, models or [], dtype, vocabulary_from, special_from, seed), device)
+        merge = with_new_rows(merge, new_rows)
         check(merge, output, unrelated)
         if not quiet:
             _show_plan(merge, output, time.perf_counter() - started)
@@ -89,6 +96,13 @@ def write(
             record = write_merge(merge, output, size_of(shard_size), progress, threads)
         if not quiet:
             typer.echo(f"wrote {output} in {time.perf_counter() - started:.1f} s ({record['output']['fingerprint']})")
+
+
+def on_device(merge: Merge, name: str | None) -> Merge:
+    """The merge on the device that was asked for, else where it was planned."""
+    from merge.device import device_of
+
+    return merge if name is None else replace(merge, device=device_of(name))
 
 
 def learned(merge: Merge, ridge: float, quiet: bool) -> Merge:

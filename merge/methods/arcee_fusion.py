@@ -39,10 +39,12 @@ class ArceeFusion(Method):
 
     def summarise(self, blocks: Blocks, values: Values, shape: tuple[int, ...]) -> Importance:
         """The rows' divergences and the threshold of the scores: two passes."""
-        histogram, ahead = Histogram(), torch.zeros(1)
-        divergence, done = torch.empty(elements(shape) // max(1, shape[-1] if shape else 1)), 0
+        histogram, rows, done = Histogram(), elements(shape) // max(1, shape[-1] if shape else 1), 0
+        divergence, ahead = torch.zeros(0), torch.zeros(1)
         for block in blocks():  # into one buffer: small tensors kept among freed blocks leave holes that fit no block
             moved = _divergence(*_rows(block))
+            if not done:
+                divergence, ahead = moved.new_empty(rows), moved.new_zeros(1)
             divergence[done : done + len(moved)] = moved
             done += len(moved)
             histogram.add(_scores(block, moved)[1])

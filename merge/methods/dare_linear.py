@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from merge.arrays import Array, array
 from merge.errors import MergeError
 from merge.methods.base import Block, Blocks, Method, Parameter, Values
 from merge.methods.random_masks import Thinning, no_thinning, restore_l1, thinned
@@ -71,7 +72,7 @@ def dare(block: Block, values: Values, summary: Thinning) -> list[torch.Tensor]:
 def _drawing(values: Values):
     densities = values["density"]
 
-    def draw(block: Block, index: int, vector: torch.Tensor) -> np.ndarray:
-        return block.uniform(index).numpy() < np.float32(densities[index])
+    def draw(block: Block, index: int, vector: torch.Tensor) -> Array:
+        return array(block.uniform(index)) < float(np.float32(densities[index]))
 
     return draw

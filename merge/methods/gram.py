@@ -36,8 +36,13 @@ def row_sums(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def row_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`<left[r], right[r]>` for each row r of two float32 `[n, c]`: products in float32, sums in float64 `[n]`."""
-    return row_sums(left * right)
+    """`<left[r], right[r]>` for each row r of two float32 `[n, c]`, float64 `[n]`.
+
+    Stretches of columns are summed in float32, pairwise: that loses no more than the products have lost already and
+    takes a quarter of the time. The stretches' sums are added in float64.
+    """
+    first, *others = (part.sum(dim=1).double() for part in (left * right).split(_WIDTH, dim=1))
+    return sum(others, first)
 
 
 def points(block: Block) -> list[torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from merge.arrays import Array, array, sorted_rows
 from merge.errors import MergeError
 from merge.methods.base import Block, Blocks, Parameter, Values
 from merge.methods.random_masks import Thinning, no_thinning, restore_l1, thinned
@@ -48,13 +49,13 @@ def magprune(block: Block, values: Values, summary: Thinning) -> list[torch.Tens
 def _drawing(values: Values):
     densities, epsilons = values["density"], values["epsilon"]
 
-    def draw(block: Block, index: int, vector: torch.Tensor) -> np.ndarray:
+    def draw(block: Block, index: int, vector: torch.Tensor) -> Array:
         return keep(vector, block.uniform(index), densities[index], epsilons[index])
 
     return draw
 
 
-def keep(vector: torch.Tensor, uniform: torch.Tensor, density: float, epsilon: float) -> np.ndarray:
+def keep(vector: torch.Tensor, uniform: torch.Tensor, density: float, epsilon: float) -> Array:
     """Bool `[n, c]`: kept with probability `p = density - epsilon + 2 epsilon r / (c - 1)`.
 
     r is the rank of `|v|` in its row, 0 for the smallest; among equals each order is as likely, which makes their
@@ -65,18 +66,19 @@ def keep(vector: torch.Tensor, uniform: torch.Tensor, density: float, epsilon: f
     """
     rows, columns = vector.shape
     if columns == 1 or epsilon == 0 or density <= 0:
-        return uniform.numpy() < np.float32(density)
+        return array(uniform) < float(np.float32(density))
     keys = _keys(vector)
-    ascending = torch.from_numpy(np.sort(keys, axis=1, kind="stable"))
+    ascending = sorted_rows(keys)
     places = uniform.sub_(density - epsilon).mul_((columns - 1) / epsilon).add_(1)  # 2 (j + f)
     places = places.clamp_(0, 2 * columns).to(torch.int32).clamp_(max=2 * columns - 1)
     tails = (places & 1).to(torch.int16)  # f >= 1/2
-    places.bitwise_right_shift_(1).add_(torch.arange(rows, dtype=torch.int32).mul_(columns).unsqueeze(1))
+    begins = torch.arange(rows, dtype=torch.int32, device=vector.device).mul_(columns).unsqueeze(1)
+    places.bitwise_right_shift_(1).add_(begins)
     to_reach = ascending.view(-1).index_select(0, places.view(-1)).view(rows, columns).add_(tails)
-    return keys >= to_reach.numpy()
+    return array(keys) >= array(to_reach)
 
 
-def _keys(vector: torch.Tensor) -> np.ndarray:
+def _keys(vector: torch.Tensor) -> torch.Tensor:
     """Magnitudes as int16 in their order, to 12 bits behind the point and 16 octaves below the row's largest.
 
     A radix sort of 16 bits takes 3 ns an element at any length of the row. Differences of bfloat16 weights rarely have
@@ -84,4 +86,4 @@ def _keys(vector: torch.Tensor) -> np.ndarray:
     """
     bits = vector.view(torch.int32) & 0x7FFFFFFF
     bits.sub_(bits.amax(dim=1, keepdim=True)).add_((_OCTAVES << 23) - (1 << _DROPPED_BITS) - 1).clamp_(min=0)
-    return bits.bitwise_right_shift_(_DROPPED_BITS).add_(_SMALLEST).to(torch.int16).numpy()
+    return bits.bitwise_right_shift_(_DROPPED_BITS).add_(_SMALLEST).to(torch.int16)

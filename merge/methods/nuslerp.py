@@ -97,7 +97,7 @@ def _column_products(blocks: Blocks) -> torch.Tensor:
     for block in blocks():
         left, right = points(block)
         if total is None:
-            total = torch.zeros(3, left.shape[1], dtype=torch.float64)
+            total = torch.zeros(3, left.shape[1], dtype=torch.float64, device=left.device)
         for a, b in zip(left, right, strict=True):
             total += torch.stack([a * b, a * a, b * b])
     return total

@@ -28,7 +28,7 @@ def blocks_of(
         count = cut.stop - first
 
         def draw(index: int, first: int = first, count: int = count) -> torch.Tensor:
-            return uniform((seed, index, name), first * width, count * width).view(count, width)
+            return uniform((seed, index, name), first * width, count * width, inputs[0].device).view(count, width)
 
         copies = [tensor[cut].to(torch.float32, copy=True) for tensor in flat]
         yield Block(copies, None if ground is None else ground[cut].to(torch.float32, copy=True), first, shape, draw)

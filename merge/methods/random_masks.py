@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from merge.arrays import Array, numbers
+from merge.budget import HELD
 from merge.methods.base import Block, Blocks, elements
 from merge.methods.task_vectors import RowSums, matching_factor
 
-HELD = 2**28
-"""Mask bits of one tensor, over all inputs, that are held between the passes (32 MB); else masks are drawn twice."""
-
-Draw = Callable[[Block, int, torch.Tensor], np.ndarray]
+Draw = Callable[[Block, int, torch.Tensor], Array]
 """From a block, the index of an input and its task vector `[n, c]`: bool `[n, c]`, True where an element is kept. The
 same for the same rows, however they are cut into blocks."""
 
@@ -37,26 +36,30 @@ def restore_l1(blocks: Blocks, shape: Sequence[int], densities: Sequence[float],
 
     Inputs of density 1 are not thinned, as mergekit does it.
     """
-    thinned = [index for index, density in enumerate(densities) if density < 1]
+    sums = {index: (RowSums(), RowSums()) for index, density in enumerate(densities) if density < 1}
     result = no_thinning(len(densities))
-    if not thinned:
+    if not sums:
         return result
-    held = elements(shape) * len(thinned) <= HELD
-    sums = {index: (RowSums(), RowSums()) for index in thinned}
-    parts: dict[int, list[np.ndarray]] = {index: [] for index in thinned}
     for block in blocks():
+        if block.first == 0 and block.inputs[0].device.type == "cpu":
+            _hold(result, shape, block.inputs[0].shape[1], list(sums))
         for index, (before, after) in sums.items():
             vector = block.inputs[index].sub_(block.base)
             mask = draw(block, index, vector)
             before.add(vector.abs_())
-            after.add(vector.mul_(_numbers(mask)))
-            if held:
-                parts[index].append(np.packbits(mask, axis=1))
+            after.add(vector.mul_(numbers(mask)))
+            if index in result.bits:
+                result.bits[index][block.first : block.first + block.rows] = np.packbits(mask, axis=1)
     for index, (before, after) in sums.items():
         result.factors[index] = matching_factor(before.total, after.total)
-        if held:
-            result.bits[index] = np.concatenate(parts[index])
     return result
+
+
+def _hold(result: Thinning, shape: Sequence[int], width: int, inputs: Sequence[int]) -> None:
+    """Room for the masks, in one piece each: many small ones among freed blocks leave holes that fit no block."""
+    size = (elements(shape) // max(1, width), -(-width // 8))
+    if HELD.lend(size[0] * size[1] * len(inputs), result):
+        result.bits = {index: np.empty(size, dtype=np.uint8) for index in inputs}
 
 
 def thinned(block: Block, densities: Sequence[float], thinning: Thinning, draw: Draw) -> list[torch.Tensor]:
@@ -64,18 +67,14 @@ def thinned(block: Block, densities: Sequence[float], thinning: Thinning, draw: 
     vectors = block.differences()
     for index, (vector, density, factor) in enumerate(zip(vectors, densities, thinning.factors, strict=True)):
         if density < 1:
-            vector.mul_(_numbers(_mask(block, index, vector, thinning, draw)))
+            vector.mul_(numbers(_mask(block, index, vector, thinning, draw)))
         if factor != 1.0:
             vector.mul_(factor)
     return vectors
 
 
-def _mask(block: Block, index: int, vector: torch.Tensor, thinning: Thinning, draw: Draw) -> np.ndarray:
+def _mask(block: Block, index: int, vector: torch.Tensor, thinning: Thinning, draw: Draw) -> Array:
     if index not in thinning.bits:
         return draw(block, index, vector)
     rows = thinning.bits[index][block.first : block.first + block.rows]
     return np.unpackbits(rows, axis=1, count=vector.shape[1])
-
-
-def _numbers(mask: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(mask.view(np.uint8)).to(torch.float32)

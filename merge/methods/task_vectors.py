@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -49,12 +50,12 @@ class RowSums:
     """Fewer than torch spreads over threads, which would make a row's sum depend on their number."""
 
     def __init__(self) -> None:
-        self.parts: list[float] = []
+        self.parts = array("d")
 
     def add(self, rows: torch.Tensor) -> None:
         """Add a block `[n, c]`."""
         for columns in rows.split(self.COLUMNS, dim=1):
-            self.parts += columns.sum(dim=1).tolist()
+            self.parts.extend(columns.sum(dim=1).tolist())
 
     @property
     def total(self) -> float:

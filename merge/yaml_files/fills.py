@@ -146,23 +146,26 @@ class FilledOperand(Operand):
         mean = self.mean if bool(padding.any()) else None  # before the rows are read: both use one buffer
         values = self._of_tokens(first, last)
         if mean is not None:
-            values[padding] = mean.to(values.dtype)
+            values[padding.to(values.device)] = mean.to(values.dtype)
         return values
 
     def _of_tokens(self, first: int, last: int) -> torch.Tensor:
         values = self.own.rows(first, last)
         missing = self.missing[first:last]
         if bool(missing.any()):
+            missing, count = (part.to(values.device) for part in (missing, self.count[first:last].unsqueeze(1)))
             total = torch.zeros_like(values)
             for giver in self.givers:
                 total.add_(giver.rows(first, last))
-            values[missing] = (total / self.count[first:last].unsqueeze(1))[missing]
+            values[missing] = (total / count)[missing]
         return values
 
     @cached_property
     def mean(self) -> torch.Tensor:
         """The mean of the rows that belong to tokens, `[width]`: one more pass over them."""
-        total = torch.zeros(self.target.width, dtype=torch.float64)
+        total = None
         for first, last in self.target.cuts():
-            total += self._of_tokens(first, last)[self.tokens[first:last]].double().sum(0)
+            values = self._of_tokens(first, last)
+            part = values[self.tokens[first:last].to(values.device)].double().sum(0)
+            total = part if total is None else total.add_(part)
         return total / max(1, int(self.tokens.sum()))

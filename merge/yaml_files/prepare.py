@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from merge.adapters import AdapterVector, check_used
 from merge.checkpoint import Checkpoint
 from merge.formula import Combination, Formula, Leaf
-from merge.hashes import Hashes
-from merge.operands import Inputs
 from merge.planning import Merge, Part, tensor_of
 from merge.policy import rope_warnings
 from merge.roles import Roles, Vector
@@ -25,18 +23,6 @@ from merge.yaml_files.references import Reference, open_adapter, open_checkpoint
 from merge.yaml_files.rows import by_index, by_token, output_tokens
 from merge.yaml_files.schema import ELSEWHERE, MergeFile, read_merge_file
 from merge.yaml_files.settings_files import beside
-
-
-@dataclass(frozen=True)
-class YamlMerge(Merge):
-    """A merge from a file of mergekit; `filled` makes the operands of models whose rows are filled."""
-
-    filled: Mapping[str, Filled] = field(default_factory=dict)
-
-    def inputs(self, output: Output, hashes: Hashes | None = None) -> Inputs:
-        """Where a tensor of the output is read from."""
-        found = super().inputs(output, hashes)
-        return replace(found, special={**found.special, **self.filled})
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ def prepare_yaml(path: Path, seed: int = 0) -> Merge:
     return plan(read_merge_file(root, path, text), seed)
 
 
-def plan(file: MergeFile, seed: int = 0) -> YamlMerge:
+def plan(file: MergeFile, seed: int = 0) -> Merge:
     """Open the models of a file and plan every tensor and every row."""
     opened = _open(file)
     anchor, used = opened.anchor, opened.used
@@ -90,7 +76,7 @@ def plan(file: MergeFile, seed: int = 0) -> YamlMerge:
         check_used(opened.adapters.values(), {name: part.names for name, part in parts.items()})
     files, said = beside(file, anchor, tokenizer, opened.all, opened.vocabularies, set(rows.tokens))
     warnings = [*file.warnings, *check_filters(file, found), *_warnings(opened, rows), *said]
-    return YamlMerge(
+    return Merge(
         _combination(file, opened),
         parts,
         opened.all,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from merge.checkpoint import Checkpoint
+from merge.device import BLOCKS
 from merge.engine import write
+from merge.formula import Difference, Leaf, Linear
 from merge.inspect import inspect, place_of
-from merge.methods.linear import task_arithmetic
+from merge.operands import Inputs, Operand, Target, operand
+from merge.parameters import Place
 from merge.planning import prepare
 from tests.conftest import CHAT_TEMPLATE, make_model
 from tests.merge.family import EMBED, HEAD, nudge, plain_tokenizer, save
@@ -129,6 +133,25 @@ def test_the_output_has_the_type_that_was_asked_for(three, tmp_path, dtype):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == dtype
 
 
+@dataclass
+class Given(Operand):
+    """A vector in memory as an operand."""
+
+    target: Target
+    vector: torch.Tensor
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        return self.vector.clone().unsqueeze(0)
+
+
+def linear_sum(parts: dict[str, torch.Tensor], *differences: tuple[float, str, str]) -> torch.Tensor:
+    """`start + sum_i w_i (a_i - b_i)` by the operand that the engine uses."""
+    target = Target("x", 1, len(parts["start"]), Place("x"))
+    special = {name: lambda target, inputs, v=vector: Given(target, v) for name, vector in parts.items()}
+    terms = tuple(Difference(weight, Leaf(a), Leaf(b)) for weight, a, b in differences)
+    return operand(Linear(Leaf("start"), terms), target, Inputs({}, {}, {}, special=special)).rows(0, 1)[0]
+
+
 floats = arrays("float32", 7, elements=st.floats(-4, 4, width=32))
 
 
@@ -137,11 +160,12 @@ floats = arrays("float32", 7, elements=st.floats(-4, 4, width=32))
 def test_task_arithmetic_against_its_formula(start, a, b, weight):
     start, a, b = (torch.from_numpy(part) for part in (start, a, b))
     expected = start.double() + weight * (a.double() - b.double())
-    assert torch.allclose(task_arithmetic(start, [(weight, a, b)]).double(), expected, atol=1e-5)
-    assert torch.equal(task_arithmetic(start, [(weight, a, a)]), start)
-    assert torch.equal(task_arithmetic(start, []), start)
-    two = [(weight, a, b), (0.5, b, start)]
-    assert torch.allclose(task_arithmetic(start, two), task_arithmetic(start, two[::-1]), atol=1e-5)
+    parts = {"start": start, "a": a, "b": b}
+    assert torch.allclose(linear_sum(parts, (weight, "a", "b")).double(), expected, atol=1e-5)
+    assert torch.equal(linear_sum(parts, (weight, "a", "a")), start)
+    assert torch.equal(linear_sum(parts), start)
+    two = [(weight, "a", "b"), (0.5, "b", "start")]
+    assert torch.allclose(linear_sum(parts, *two), linear_sum(parts, *two[::-1]), atol=1e-5)
 
 
 def test_shards_change_nothing(three, tmp_path):
@@ -168,7 +192,7 @@ def test_what_is_written_is_what_safetensors_writes(three, tmp_path):
 
 def test_large_tensors_are_summed_in_blocks(three, tmp_path, monkeypatch):
     whole, _ = merged(three["float32"], "a + 0.3 * (b - base)", tmp_path / "whole")
-    monkeypatch.setattr("merge.operands.BLOCK", 100)
+    monkeypatch.setitem(BLOCKS, "cpu", 100)
     blocks, _ = merged(three["float32"], "a + 0.3 * (b - base)", tmp_path / "blocks")
     assert all(torch.equal(whole[name], blocks[name]) for name in whole)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from merge.device import BLOCKS
 from merge.engine import write
 from merge.errors import ExpressionError, MergeError
 from merge.formula import Call, Leaf, Linear, parse
@@ -143,7 +144,7 @@ def test_values_that_do_not_go_together_are_found_before_a_tensor_is_read(family
 def test_random_methods_do_not_depend_on_threads_blocks_or_other_tensors(family, tmp_path, monkeypatch):
     text = "dare_ties(base, [cpt: 1, instruct: 0.5], density=0.5, seed=3)"
     write(prepare(text, family.folders), tmp_path / "one", threads=1)
-    monkeypatch.setattr("merge.operands.BLOCK", 777)
+    monkeypatch.setitem(BLOCKS, "cpu", 777)
     write(prepare(text, family.folders), tmp_path / "three", threads=3)
     one, three = (prepare("a", {"a": tmp_path / name}).anchor for name in ("one", "three"))
     assert all(torch.equal(one.tensor(name), three.tensor(name)) for name in one.tensors)

@@ -197,5 +197,5 @@ def test_blocks_and_threads_change_no_bit(expression, seed, block, threads):
     with TemporaryDirectory(dir=FAST) as root:
         models = Models(root, seed, torch.bfloat16)
         straight = models.merge(expression, threads=1)
-        with patch("merge.operands.BLOCK", block):
+        with patch.dict("merge.device.BLOCKS", cpu=block):
             equal(models.merge(expression, threads=threads), straight)

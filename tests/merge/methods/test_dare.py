@@ -64,7 +64,7 @@ def test_models_and_tensors_draw_for_themselves(method):
 def test_masks_too_large_to_be_held_are_drawn_again(monkeypatch, method):
     models, base = family(2)
     held = ours(method, models, base, density=0.3)
-    monkeypatch.setattr(random_masks, "HELD", 0)
+    monkeypatch.setattr(random_masks.HELD, "left", 0)
     assert torch.equal(held, ours(method, models, base, density=0.3, size=500))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from merge.device import BLOCKS
 from merge.errors import MergeError
 from merge.yaml_files import prepare_yaml
 from tests.conftest import CHAT_TEMPLATE, ENGLISH, UKRAINIAN
@@ -165,7 +166,7 @@ def test_chat_templates(family, tmp_path, given, expected):
 def test_blocks_change_nothing(folders, tmp_path, name, monkeypatch):
     whole = ours(FILES[name], folders, tmp_path).weights
     (tmp_path / "again").mkdir()
-    monkeypatch.setattr("merge.operands.BLOCK", 200)
+    monkeypatch.setitem(BLOCKS, "cpu", 200)
     blocks = ours(FILES[name], folders, tmp_path / "again").weights
     assert all(torch.equal(tensor, blocks[key]) for key, tensor in whole.items())
 

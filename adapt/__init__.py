@@ -12,10 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AdaptError", "RecipeError", "__version__", "grow_for_adapter", "load_adapter", "load_recipe", "run"]
+__all__ = [
+    "AdaptError",
+    "RecipeError",
+    "__version__",
+    "evaluate",
+    "grow_for_adapter",
+    "load_adapter",
+    "load_any",
+    "load_recipe",
+    "run",
+]
 
 if TYPE_CHECKING:
     from adapt.errors import AdaptError, RecipeError
+    from adapt.evaluating import evaluate
+    from adapt.loading import load_any
     from adapt.methods.adapter import grow_for_adapter, load_adapter
     from adapt.recipe import load as load_recipe
     from adapt.recipe import run
@@ -23,8 +35,10 @@ if TYPE_CHECKING:
 _PLACES = {
     "AdaptError": ("adapt.errors", "AdaptError"),
     "RecipeError": ("adapt.errors", "RecipeError"),
+    "evaluate": ("adapt.evaluating", "evaluate"),
     "grow_for_adapter": ("adapt.methods.adapter", "grow_for_adapter"),
     "load_adapter": ("adapt.methods.adapter", "load_adapter"),
+    "load_any": ("adapt.loading", "load_any"),
     "load_recipe": ("adapt.recipe", "load"),
     "run": ("adapt.recipe", "run"),
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from adapt import __version__
+from adapt.commands import chat, completion, doctor, evaluate, report, runs
 from adapt.commands.errors import plain_errors
 from adapt.commands.vocab import vocab_app
 from adapt.merging.command import search as search_coefficients
@@ -21,7 +22,7 @@ app = typer.Typer(
     help="Adapt an open-weights language model to a language or a domain: one recipe from vocabulary to checkpoint.",
     epilog="Begin with: adapt init lang -o my.yaml, then adapt check my.yaml, then adapt run my.yaml",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,11 +77,19 @@ def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="STAGE", help="Stop after this stage.", show_default=False, autocompletion=completion.stages
+        ),
     ] = None,
     force: Annotated[
         list[str] | None,
-        typer.Option(metavar="STAGE", help="Make this stage again, and what depends on it.", show_default=False),
+        typer.Option(
+            metavar="STAGE",
+            help="Make this stage again, and what depends on it.",
+            show_default=False,
+            autocompletion=completion.stages,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
@@ -140,3 +149,11 @@ def schema() -> None:
         from adapt.recipe.json_schema import json_schema
 
         typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+app.command("eval", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("report", epilog=report.REPORT_EPILOG)(report.report)
+app.command("compare", epilog=report.COMPARE_EPILOG)(report.compare)
+app.command("runs", epilog=runs.EPILOG)(runs.runs)
+app.command("chat", epilog=chat.EPILOG)(chat.chat)
+app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)

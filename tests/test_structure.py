@@ -12,10 +12,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     ("cli", "__main__", "commands"),
+    ("evaluating",),
+    ("loading", "runs"),
     ("recipe",),
     ("pipeline",),
     ("stages",),
-    ("vocabulary", "methods", "data", "training", "evaluation", "merging", "export", "report", "demo", "mixture"),
+    (
+        "vocabulary",
+        "methods",
+        "data",
+        "training",
+        "evaluation",
+        "merging",
+        "export",
+        "report",
+        "demo",
+        "mixture",
+        "chat",
+        "doctor",
+    ),
     ("checkpoints",),
     ("display", "log", "settings", "errors"),
 )

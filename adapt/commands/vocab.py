@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapt.commands.errors import plain_errors
+from adapt.commands.numbers import whole
 from adapt.errors import AdaptError
-from adapt.settings import parse_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def inspect(
     Only the tokenizer and config.json are loaded. A tenth of the documents is kept out of learning and measured.
     """
     with plain_errors():
-        found = _inspection(model, corpus, general or [], _sizes(sizes), _whole("--sample", sample), field)
+        found = _inspection(model, corpus, general or [], _sizes(sizes), whole("--sample", sample), field)
         if output is not None:
             _write(found, output)
         if as_json:
@@ -70,18 +70,8 @@ def inspect(
             _show(found, model, output)
 
 
-def _whole(option: str, text: str) -> int:
-    try:
-        number = parse_number(text)
-    except ValueError as error:
-        raise AdaptError(f"{option}: {error}") from error
-    if not isinstance(number, int) or number < 1:
-        raise AdaptError(f"{option}: '{text}' is not a whole number from 1")
-    return number
-
-
 def _sizes(text: str) -> list[int]:
-    return sorted({_whole("--sizes", part) for part in text.split(",")})
+    return sorted({whole("--sizes", part) for part in text.split(",")})
 
 
 def _inspection(

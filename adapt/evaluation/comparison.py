@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from adapt.evaluation.bootstrap import ratio_interval
-from adapt.evaluation.suites.base import Scores, Suite
+from adapt.evaluation.suites.base import ItemSuite, Scores
 
 
-def summarise(suite: Suite, scores: Scores, seed: int) -> dict[str, Any]:
+def summarise(suite: ItemSuite, scores: Scores, seed: int) -> dict[str, Any]:
     """The score with its 95% interval over items, the number of items, and how the model was asked."""
     interval = ratio_interval(np.array(scores.totals), np.array(scores.weights), seed=seed)
     result = {"value": interval.value, "low": interval.low, "high": interval.high, "n": len(scores.totals)}
     return result | {"metric": suite.metric, "better": suite.better} | ({"form": scores.form} if scores.form else {})
 
 
-def compare(suite: Suite, own: Scores, base: Scores, seed: int) -> dict[str, Any]:
+def compare(suite: ItemSuite, own: Scores, base: Scores, seed: int) -> dict[str, Any]:
     """A model against its base on the same items: won, tied and lost items, and the paired difference.
 
     `difference` is the model's score less the base's (for bits per byte, lower is better, a gain is negative), with

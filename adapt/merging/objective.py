@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.data.sources import Files, Source
 from adapt.errors import AdaptError
-from adapt.evaluation.suites import BitsPerByteSuite, ExactMatchSuite, Suite
+from adapt.evaluation.suites import BitsPerByteSuite, ExactMatchSuite, ItemSuite
 
 if TYPE_CHECKING:
     from adapt.evaluation.suites.base import Candidate
@@ -22,7 +22,7 @@ class Goal:
     """A text or a task with its items and its weight; a score is bits per byte, or the share of right answers."""
 
     name: str
-    suite: Suite
+    suite: ItemSuite
     items: Sequence[Any]
     weight: float
 

@@ -179,7 +179,8 @@ def _check_tokenizer(base: PreTrainedTokenizerBase, grown: PreTrainedTokenizerBa
             )
 
 
-def _base_of(folder: Path) -> str:
+def base_of(folder: Path) -> str:
+    """The model that an adapter's folder says it was trained over."""
     if (folder / ROWS_FILE).exists():
         return _read_rows(folder)[1]["base"]
     return read_json(folder / "adapter_config.json")["base_model_name_or_path"]
@@ -198,7 +199,7 @@ def load_adapter(
     folder = Path(folder)
     if not (folder / "adapter_config.json").exists() and not (folder / ROWS_FILE).exists():
         raise AdaptError(f"'{folder}' holds no adapter (no adapter_config.json and no {ROWS_FILE})")
-    location = ModelLocation(str(base) if base is not None else _base_of(folder))
+    location = ModelLocation(str(base) if base is not None else base_of(folder))
     tokenizer = load_tokenizer(location)
     model = load_model(location, "auto", **arguments)
     if (folder / ROWS_FILE).exists():
@@ -210,5 +211,11 @@ def load_adapter(
     if (folder / "adapter_config.json").exists():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, folder)
+        try:
+            model = PeftModel.from_pretrained(model, folder)
+        except (RuntimeError, ValueError) as error:
+            raise AdaptError(
+                f"the adapter in '{folder}' does not fit the base '{location.path}'; give the base that it was "
+                f"trained over ({str(error).splitlines()[-1].strip()})"
+            ) from error
     return model.eval(), tokenizer

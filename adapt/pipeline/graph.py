@@ -29,6 +29,8 @@ class Graph:
     models: Mapping[str, ModelLocation]
     sources: Mapping[str, Source]
     stages: Mapping[str, Stage]
+    description: str = ""
+    file: Path | None = None
 
     @property
     def folder(self) -> Path:

@@ -9,6 +9,7 @@ from adapt.checkpoints import ModelLocation
 from adapt.display import Display, duration_text, size_text
 from adapt.errors import AdaptError
 from adapt.log import Log
+from adapt.pipeline.catalogue import note_current
 from adapt.pipeline.failures import StoppedError, explained
 from adapt.pipeline.folders import MANIFEST, STARTED, StageFolders, bytes_below, remove, sync_tree, write_json
 from adapt.pipeline.graph import Graph
@@ -83,6 +84,7 @@ class _Run:
         for name in names:
             self._keys.of(name)  # all inputs are read before the first stage starts: hours later is too late to fail
         self._save()
+        note_current(self._graph, {name: self._keys.of(name).key for name in names})
         for name in names:
             self._results[name] = self._stage(name)
         self._hashes.save()

@@ -21,7 +21,9 @@ def graph_of(loaded: LoadedRecipe) -> Graph:
     locations = {name: location(name, settings, loaded.file) for name, settings in recipe.models.items()}
     sources = {name: source.relative_to(loaded.file.parent) for name, source in recipe.data.items()}
     stages = {name: stage.relative_to(loaded.file.parent) for name, stage in recipe.stages.items()}
-    return Graph(recipe.name, recipe.seed, Path(recipe.runs), locations, sources, stages)
+    return Graph(
+        recipe.name, recipe.seed, Path(recipe.runs), locations, sources, stages, recipe.description, loaded.file
+    )
 
 
 def location(name: str, settings: ModelSettings, file: Path) -> ModelLocation:

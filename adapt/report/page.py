@@ -38,23 +38,40 @@ def build(run_folder: Path, recipe_name: str, stages: Mapping[str, Path], descri
     """
     run_folder = Path(run_folder)
     records = [read_record(name, folder) for name, folder in stages.items()]
-    plots = Plots(run_folder)
+    return write_page(run_folder / PAGE, recipe_name, records, description)
+
+
+def write_page(path: Path, title: str, records: Sequence[Record], description: str = "") -> Path:
+    """Write a page on these records as `path`, whole or not at all, and its plots as `plots/*.png` beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plots = Plots(path.parent)
     sections = [
         _Section(record.name, f"stage-{number}", record.kind, record.state, blocks(record, plots), _manifest(record))
         for number, record in enumerate(records, 1)
     ]
-    html = _render(
-        recipe=recipe_name, description=description, lead=_lead(records), overview=_overview(records), sections=sections
-    )
-    run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / PAGE
+    told = {"lead": _lead(records), "overview": _overview(records)}
+    html = _render("report of a run", recipe=title, description=description, sections=sections, **told)
+    return _write(path, html)
+
+
+def write_tables(path: Path, title: str, description: str, parts: Mapping[str, list[Block]], lead: Table) -> Path:
+    """Write a page of named parts, headed by one table, as `path`: for what is no single run."""
+    sections = [
+        _Section(name, f"part-{number}", "", "", own, "") for number, (name, own) in enumerate(parts.items(), 1)
+    ]
+    html = _render("comparison", recipe=title, description=description, lead="", overview=lead, sections=sections)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _write(path, html)
+
+
+def _write(path: Path, html: str) -> Path:
     part = path.with_suffix(".part")
     part.write_text(html, encoding="utf-8")
     os.replace(part, path)
     return path
 
 
-def _render(**values: Any) -> str:
+def _render(what: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -62,7 +79,7 @@ def _render(**values: Any) -> str:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(style=style, **values)
+    return environment.get_template("page.html").render(what=what, style=style, **values)
 
 
 def _manifest(record: Record) -> str:

@@ -6,11 +6,22 @@ from typing import Annotated, Union
 
 from pydantic import Field
 
-from adapt.evaluation.suites.base import Candidate, Scores, Suite
+from adapt.evaluation.suites.base import Candidate, ItemSuite, Scores, Suite
 from adapt.evaluation.suites.bits_per_byte import BitsPerByteSuite
 from adapt.evaluation.suites.exact_match import ExactMatchSuite
+from adapt.evaluation.suites.harness import HarnessSuite
 
-SUITES = (BitsPerByteSuite, ExactMatchSuite)
+SUITES = (BitsPerByteSuite, ExactMatchSuite, HarnessSuite)
 AnySuite = Annotated[Union[SUITES], Field(discriminator="kind")]  # noqa: UP007 (a table, not a list of names)
 
-__all__ = ["SUITES", "AnySuite", "BitsPerByteSuite", "Candidate", "ExactMatchSuite", "Scores", "Suite"]
+__all__ = [
+    "SUITES",
+    "AnySuite",
+    "BitsPerByteSuite",
+    "Candidate",
+    "ExactMatchSuite",
+    "HarnessSuite",
+    "ItemSuite",
+    "Scores",
+    "Suite",
+]

@@ -1,10 +1,11 @@
-"""What a suite is: items from a source, and one score for each of them under a model."""
+"""What a suite is. Most take items from a source and give one score for each of them under a model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapt.settings import Settings
@@ -46,15 +47,39 @@ class Scores:
 class Suite(Settings, ABC):
     """Base of all suites. One file each; `adapt.evaluation.suites.SUITES` is the table."""
 
+    def reads(self) -> str | None:
+        """The source (a name under `data:`) that the suite reads, if any."""
+        return None
+
+    def borrows(self) -> str | None:
+        """The model whose chat template the suite uses, if any."""
+        return None
+
+    def files(self) -> Iterator[Path]:
+        """Files that the settings name; their content belongs to the key of the stage."""
+        return iter(())
+
+    def relative_to(self, folder: Path) -> Suite:
+        """The same suite; what its settings name and is not here is looked up in `folder`."""
+        return self
+
+    def complaints(self) -> Iterator[tuple[str, str]]:
+        """What is missing on this machine or does not fit: the key, and a message."""
+        return iter(())
+
+
+class ItemSuite(Suite):
+    """Items from a source, each with a score of its own."""
+
     metric: ClassVar[str]
     better: ClassVar[Literal["higher", "lower"]]
 
     source: str
     """The source (a name under `data:`) that the items come from."""
 
-    def borrows(self) -> str | None:
-        """The model whose chat template the suite uses, if any."""
-        return None
+    def reads(self) -> str | None:
+        """The `source` of the settings."""
+        return self.source
 
     def threshold(self) -> float:
         """Two models tie on an item when their scores on it differ by no more than this."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from adapt.errors import AdaptError
-from adapt.evaluation.suites.base import Candidate, Scores, Suite
+from adapt.evaluation.suites.base import Candidate, ItemSuite, Scores
 from adapt.settings import Count, NonNegative
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _DOCUMENTS_AT_ONCE = 64
 
 
-class BitsPerByteSuite(Suite):
+class BitsPerByteSuite(ItemSuite):
     """Bits per byte on the held-out documents of a source: lower is better, comparable across vocabularies."""
 
     metric: ClassVar[str] = "bits_per_byte"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapt.errors import AdaptError
 from adapt.evaluation.matching import matches
-from adapt.evaluation.suites.base import Candidate, Scores, Suite
+from adapt.evaluation.suites.base import Candidate, ItemSuite, Scores
 from adapt.settings import Count
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Question:
     accepted: tuple[str, ...]
 
 
-class ExactMatchSuite(Suite):
+class ExactMatchSuite(ItemSuite):
     """The share of questions whose greedy answer equals the expected one; higher is better.
 
     Before the comparison both are brought to Unicode NFC, with runs of white space as one space and none at the ends.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapt.evaluation.metrics import harness_rows
 from adapt.report import plots as draw
 from adapt.report.blocks import Block, Cell, Text, table
 from adapt.report.plots import Plots
@@ -19,9 +20,11 @@ def section(record: Record, plots: Plots) -> list[Block]:
         return _so_far(record)
     suites = list(dict.fromkeys(suite for values in models.values() for suite in values))
     by_suite = {suite: {name: values[suite] for name, values in models.items() if suite in values} for suite in suites}
-    blocks: list[Block] = [_scores(models, suites)]
-    note = "The whiskers are 95% intervals. Where two of them overlap widely, the difference may be chance."
-    blocks.append(plots.image(f"{record.name}-scores", draw.bars(by_suite), "Scores", note))
+    blocks: list[Block] = [_scores(models, suites)] if suites else []
+    if suites:
+        note = "The whiskers are 95% intervals. Where two of them overlap widely, the difference may be chance."
+        blocks.append(plots.image(f"{record.name}-scores", draw.bars(by_suite), "Scores", note))
+    blocks += _harness(metrics)
     blocks += _comparison(metrics.get("comparison") or {}, metrics.get("own_base") or {}, models)
     blocks += _forgetting(metrics)
     return blocks + _examples(metrics.get("examples") or [], list(models))
@@ -75,6 +78,18 @@ def _difference(result: Mapping[str, float], score: Mapping[str, Any]) -> Cell:
     return Cell(f"{value:{form}} ({low:{form}} to {high:{form}})" + (" points" if percent else ""), tone)
 
 
+def _harness(metrics: Mapping[str, Any]) -> list[Block]:
+    """A row per model, task and metric of the lm-evaluation-harness."""
+    if not metrics.get("harness"):
+        return []
+    note = (
+        "Values and standard errors as the harness reports them. The difference is the model's value less its own "
+        "base's, with its 95% interval over documents."
+    )
+    columns = ("model", "task", "metric", "value", "stderr", "documents", "to the own base")
+    return [table("Tasks of the lm-evaluation-harness", columns, harness_rows(metrics), note)]
+
+
 def _forgetting(metrics: Mapping[str, Any]) -> list[Block]:
     rows = []
     for name, value in (metrics.get("forgetting") or {}).items():
@@ -110,5 +125,7 @@ def _answer(example: Mapping[str, Any], name: str) -> Cell:
 
 
 def _so_far(record: Record) -> list[Block]:
-    rows = [[line.get("model"), line.get("suite"), line.get("value")] for line in record.log("score")]
+    rows = [
+        [line.get("model"), line.get("task") or line.get("suite"), line.get("value")] for line in record.log("score")
+    ]
     return [table("Scores so far", ("model", "suite", "value"), rows)] if rows else [Text("No scores yet.")]

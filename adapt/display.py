@@ -170,3 +170,8 @@ class Display:
             console=self.console,
             transient=False,
         )
+
+
+def silent() -> Display:
+    """A display that shows nothing, for a process beside the one that shows."""
+    return Display(Console(file=open(os.devnull, "w", encoding="utf-8")))

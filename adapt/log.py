@@ -64,3 +64,20 @@ class Log:
         """Whole lines. Not `splitlines`: texts in the log may hold U+2028 and the like, which it takes for ends."""
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
         return [line for line in text.split("\n")[:-1] if line]
+
+
+class Silent(Log):
+    """The log of a process that writes nothing, beside one that does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, event: str, **numbers: Any) -> None:
+        """Nothing."""
+
+    def read(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Nothing: what the log holds is for the process that writes it."""
+        return []
+
+    def rewind(self, step: int) -> None:
+        """Nothing."""

@@ -31,7 +31,7 @@ ROOMS = (
         "chat",
         "doctor",
     ),
-    ("checkpoints",),
+    ("checkpoints", "launch"),
     ("display", "log", "settings", "errors"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -1,5 +1,6 @@
 """The graph of stages: content keys, folders renamed into place whole, manifests, a lock, and the runner."""
 
+from adapt.pipeline.crew import follow
 from adapt.pipeline.failures import StoppedError
 from adapt.pipeline.graph import Graph
 from adapt.pipeline.manifest import read_manifest
@@ -15,6 +16,7 @@ __all__ = [
     "StageStatus",
     "Step",
     "StoppedError",
+    "follow",
     "is_main_process",
     "read_manifest",
     "run",

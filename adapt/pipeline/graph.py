@@ -13,6 +13,7 @@ from adapt.errors import AdaptError
 if TYPE_CHECKING:
     from adapt.checkpoints import ModelLocation
     from adapt.data.sources import Source
+    from adapt.launch.settings import Launch
     from adapt.stages.base import Stage
 
 
@@ -31,6 +32,7 @@ class Graph:
     stages: Mapping[str, Stage]
     description: str = ""
     file: Path | None = None
+    launch: Launch | None = None
 
     @property
     def folder(self) -> Path:

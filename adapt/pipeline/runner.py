@@ -10,6 +10,7 @@ from adapt.display import Display, duration_text, size_text
 from adapt.errors import AdaptError
 from adapt.log import Log
 from adapt.pipeline.catalogue import note_current
+from adapt.pipeline.crew import Crew, crew_of
 from adapt.pipeline.failures import StoppedError, explained
 from adapt.pipeline.folders import MANIFEST, STARTED, StageFolders, bytes_below, remove, sync_tree, write_json
 from adapt.pipeline.graph import Graph
@@ -36,15 +37,22 @@ def run(
     finished stages stay finished and the unfinished stage's folder is kept for the next run to go on with.
     """
     if not is_main_process():
-        raise AdaptError("stages are run by one process; start adapt without torchrun (this one has a RANK above 0)")
+        raise AdaptError("a run is led by the first process of a launcher, and this one has a RANK above 0")
     names = graph.order(until)
     forced = forced_stages(graph, names, frozenset(force))
     hashes = HashCache(graph.cache / "hashes.json")
     try:
         if dry_run:
             return _dry_run(graph, display, hashes, names, forced)
-        with RunLock(graph.folder):
-            return _Run(graph, display, hashes, forced).stages(names)
+        crew = crew_of(graph.launch)
+        ok = False
+        try:
+            with RunLock(graph.folder):
+                outcome = _Run(graph, display, hashes, forced, crew).stages(names)
+            ok = True
+            return outcome
+        finally:
+            crew.end(ok)
     except OSError as error:
         found = explained(error, f"recipe '{graph.recipe}'", graph.folder)
         if found is None:
@@ -72,8 +80,10 @@ def _dry_run(
 class _Run:
     """One run under the lock: the stages' folders and outcomes so far."""
 
-    def __init__(self, graph: Graph, display: Display, hashes: HashCache, forced: Mapping[str, str]) -> None:
-        self._graph, self._display, self._hashes, self._forced = graph, display, hashes, forced
+    def __init__(
+        self, graph: Graph, display: Display, hashes: HashCache, forced: Mapping[str, str], crew: Crew
+    ) -> None:
+        self._graph, self._display, self._hashes, self._forced, self._crew = graph, display, hashes, forced, crew
         self._commits = commits(graph)
         self._noted = dict(self._commits)
         self._keys = Keys(graph, Fingerprints(graph, hashes, self._commits))
@@ -143,7 +153,7 @@ class _Run:
         self._check_inputs(step.name)
         log = Log(folder / "log.jsonl")
         log.write("session", resumed=step.action == "resume", key=step.key.key)
-        metrics = self._graph.stage(step.name).run(self._context(step, log))
+        metrics = self._crew.run(self._graph.stage(step.name), self._context(step, log))
         if self._graph.stage(step.name).makes_model and not (folder / "model" / "config.json").is_file():
             raise RuntimeError(f"stage '{step.name}' ended without a checkpoint in '{folder / 'model'}'")
         manifest = completed(started, metrics, folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.errors import AdaptError, Problem
+from adapt.launch.settings import Launch
 from adapt.recipe import models
 from adapt.recipe.places import Places, dotted
 from adapt.recipe.schema import LONGEST_NAME, NAME, ModelSettings
@@ -27,6 +28,7 @@ class Parts:
     readable: Mapping[str, Stage]
     """All stages whose references can be read, also those with a wrong key elsewhere."""
     names: Mapping[str, Collection[str]]
+    launch: Launch | None = None
 
 
 def problems(parts: Parts, places: Places, file: Path) -> Iterator[Problem]:
@@ -43,6 +45,7 @@ def problems(parts: Parts, places: Places, file: Path) -> Iterator[Problem]:
     yield from _cycles(reads, places)
     for name, stage in parts.stages.items():
         yield from _complaints(name, stage, reads.get(name, Reads()), parts, places)
+    yield from _unfit(parts, places)
     yield from _missing_files(parts, places, file)
 
 
@@ -123,6 +126,20 @@ def _complaints(stage: str, settings: Stage, reads: Reads, parts: Parts, places:
     except KeyError:
         if complete:
             raise  # not about a source that another problem already reports
+
+
+def _unfit(parts: Parts, places: Places) -> Iterator[Problem]:
+    """What several processes cannot do together."""
+    if parts.launch is None:
+        return
+    for key, message in parts.launch.conflicts():
+        yield places.value(("launch", key), f"launch.{key}: {message}")
+    if parts.launch.processes == 1:
+        return
+    for name, stage in parts.stages.items():
+        for complaint in stage.unfit(parts.launch):
+            path = places.written(("stages", name, *complaint.path))
+            yield places.value(path, f"{dotted(path)}: {complaint.message}")
 
 
 def _missing_files(parts: Parts, places: Places, file: Path) -> Iterator[Problem]:

@@ -22,7 +22,15 @@ def graph_of(loaded: LoadedRecipe) -> Graph:
     sources = {name: source.relative_to(loaded.file.parent) for name, source in recipe.data.items()}
     stages = {name: stage.relative_to(loaded.file.parent) for name, stage in recipe.stages.items()}
     return Graph(
-        recipe.name, recipe.seed, Path(recipe.runs), locations, sources, stages, recipe.description, loaded.file
+        recipe.name,
+        recipe.seed,
+        Path(recipe.runs),
+        locations,
+        sources,
+        stages,
+        recipe.description,
+        loaded.file,
+        recipe.launch,
     )
 
 

@@ -86,7 +86,8 @@ def _parts(recipe: Recipe | None, value: dict[str, Any], places: Places, folder:
         readable = _readable(sections["stages"])
     sources = {name: source.relative_to(folder) for name, source in entries[1].items()}
     stages = {name: stage.relative_to(folder) for name, stage in entries[2].items()}
-    return checks.Parts(entries[0], sources, stages, readable, names)
+    launch = recipe.launch if recipe is not None else None
+    return checks.Parts(entries[0], sources, stages, readable, names, launch)
 
 
 def _valid(section: str, entries: Any, places: Places) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt.display import Display
-from adapt.pipeline import Outcome
+from adapt.pipeline import Outcome, follow, is_main_process
 from adapt.pipeline import run as run_graph
 from adapt.recipe.compose import graph_of
 from adapt.recipe.load import LoadedRecipe, load
@@ -35,9 +35,14 @@ def run(
 
     `overrides` are `--set` options (`"stages.cpt.tokens=500k"`) for a recipe that is given as a file.
     `until`: stop after this stage. `force`: make these stages again. `dry_run`: only say what would be done.
+    Under torchrun or accelerate the processes with a rank above 0 take part in the training stages and return nothing.
     Raises RecipeError for a recipe with problems, AdaptError for a failure of the world outside.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not is_main_process():
+        if not dry_run:
+            follow()
+        return Finished(Outcome(), None)
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load(recipe, overrides)
     display = display or Display()
     graph = graph_of(loaded)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from adapt.data.sources import AnySource
+from adapt.launch.settings import Launch
 from adapt.settings import Settings, Whole
 from adapt.stages import AnyStage
 
@@ -50,6 +51,8 @@ class Recipe(Settings):
     """The models to start from, by names of your choice."""
     data: dict[str, AnySource] = Field(default_factory=dict)
     """The sources of text, by names of your choice."""
+    launch: Launch | None = None
+    """How many processes train together. Empty: one, or those that torchrun or accelerate started."""
     stages: dict[str, AnyStage] = Field(min_length=1)
     """What is done, by names of your choice; a stage's name stands for the model that it makes."""
 

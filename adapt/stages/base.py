@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from adapt.launch.settings import Launch
+from adapt.launch.world import ALONE, World
 from adapt.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class StageContext:
     log: Log
     upstream: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the finished stages that it reads, by name (for their manifests)."""
+    world: World = ALONE
+    """The processes that do the stage together."""
 
 
 class Stage(Settings, ABC):
@@ -72,6 +76,8 @@ class Stage(Settings, ABC):
     """Whether `folder/model` is a checkpoint that later stages may name."""
     unkeyed: ClassVar[frozenset[str]] = frozenset()
     """Fields that cannot change what the stage makes (where progress is logged, say) and so stay out of its key."""
+    parallel: ClassVar[bool] = False
+    """Whether several processes can do the stage together."""
 
     @abstractmethod
     def reads(self) -> Reads:
@@ -79,6 +85,10 @@ class Stage(Settings, ABC):
 
     def complaints(self, sources: Mapping[str, Source]) -> Iterator[Complaint]:
         """What does not fit together, seen before anything runs. `sources` holds all of the recipe's sources."""
+        return iter(())
+
+    def unfit(self, launch: Launch) -> Iterator[Complaint]:
+        """What of the stage several processes cannot do together."""
         return iter(())
 
     def files(self) -> Iterator[Path]:

@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapt.errors import AdaptError
+from adapt.launch.settings import Launch, share_of
 from adapt.methods import AnyMethod
 from adapt.settings import Count, Positive, Share
+from adapt.stages import fit
 from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
 from adapt.training.objectives import AnyObjective
 from adapt.training.objectives.causal_lm import CausalLm
@@ -42,6 +44,7 @@ class Train(Stage):
     """Train a model on text, conversations or pairs of answers, with TRL's trainers."""
 
     version: ClassVar[int] = 1
+    parallel: ClassVar[bool] = True
 
     kind: Literal["train"]
     """The kind of stage."""
@@ -66,9 +69,10 @@ class Train(Stage):
     sequence_length: Count = 1024
     """Tokens in one packed sequence; of a pair, in each of the two answers with its prompt."""
     batch_size: Count = 8
-    """Sequences, or pairs of answers, that go through the model at once."""
+    """Sequences, or pairs of answers, that go through the model of one process at once."""
     gradient_accumulation: Count = 1
-    """Batches whose gradients are added before an update; the loss is normalised over all of their tokens."""
+    """Batches whose gradients are added before an update; the loss is normalised over all of their tokens. Several
+    processes share them, so an update reads the same rows in one process and in many."""
     packing: Literal["best_fit", "concatenate"] = "best_fit"
     """How documents fill sequences: whole where they fit (`best_fit`), or one after the other, cut at the end. Answers
     are always whole, and pairs of answers are not packed."""
@@ -124,22 +128,13 @@ class Train(Stage):
         for name in self.report_to:
             if find_spec(name) is None:
                 yield Complaint(("report_to",), f"the package '{name}' is not installed; pip install {name}")
-        yield from self._unfit(sources)
+        yield from fit.with_sources(self, sources)
         if self.continue_from is not None and self.schedule.kind != "infinite":
             yield Complaint(("continue_from",), f"needs schedule 'infinite', this stage has '{self.schedule.kind}'")
 
-    def _unfit(self, sources: Mapping[str, Source]) -> Iterator[Complaint]:
-        """Sources of the wrong kind for the objective, as far as the first document of a local file tells."""
-        from adapt.data.documents import objective_mismatch
-
-        for name in self.mixture:
-            if name in sources and sources[name].key == "files":
-                try:
-                    message = objective_mismatch(sources[name], self.objective.kind)
-                except AdaptError:  # missing or unreadable: the source says so itself
-                    continue
-                if message is not None:
-                    yield Complaint(("objective",), f"source '{name}': {message}")
+    def unfit(self, launch: Launch) -> Iterator[Complaint]:
+        """What of the stage several processes cannot do together."""
+        return fit.with_processes(self, launch)
 
     @property
     def held(self) -> HoldRows:
@@ -155,6 +150,8 @@ class Train(Stage):
         """Train, check, write `model/` (and `adapter/`), and return the numbers."""
         run, kept = self._prepare(context)
         metrics = run.execute(kept)
+        if not context.world.main:
+            return metrics
         for name in ("model", "adapter"):
             shutil.rmtree(context.folder / name, ignore_errors=True)
         metrics |= self.method.save(self._trained(context, run), context.folder)
@@ -178,7 +175,7 @@ class Train(Stage):
         location = context.models[self.model]
         tokenizer, config = load_tokenizer(location), load_config(location).get_text_config()
         self._check_context(config)
-        stream = self._stream(context, tokenizer)
+        stream = context.world.first(lambda: self._stream(context, tokenizer))
         choice = precision.choose(self.precision, config.hidden_size)
         attention = precision.attention(self.attention, choice)
         kept, offset = self._continued(context)
@@ -262,10 +259,11 @@ class Train(Stage):
         self.schedule.check(offset, offset + steps)
         self.optimizer.check(precision.device.type)
         check_offloading(self.activation_offloading, precision.device.type)
+        rows_at_once, batches = share_of(self.batch_size, self.gradient_accumulation, context.world.size)
         return Plan(
             steps=steps,
-            batch_size=self.batch_size,
-            accumulation=self.gradient_accumulation,
+            batch_size=rows_at_once,
+            accumulation=batches,
             schedule=self.schedule,
             optimizer=self.optimizer,
             precision=precision,
@@ -277,6 +275,7 @@ class Train(Stage):
             activation_offloading=self.activation_offloading,
             report_to=tuple(name for name in self.report_to if name != "tensorboard"),
             offset=offset,
+            world=context.world,
         )
 
     def _monitor(self, context: StageContext, tokenizer: Any, precision: Precision) -> Monitor:
@@ -293,4 +292,4 @@ class Train(Stage):
 
         location, stops = context.models[self.model], stop_ids(run.tokenizer) if self.objective.learns_answers else ()
         probe = run.monitor.probe(min(_PROBE_LENGTH, self.sequence_length))
-        return Trained(run.model, location, run.tokenizer, run.rows, run.plan.precision, probe, stops)
+        return Trained(run.model, location, run.tokenizer, run.rows, run.precision, probe, stops)

@@ -96,6 +96,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Show progress; evaluate and keep the state before an anneal where they are due."""
         self._count_time()
+        self.trainer.count_step()
         plan, step = self.trainer.plan, state.global_step
         if step in self.evaluate_at:
             self._evaluate(step)

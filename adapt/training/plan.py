@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from adapt.launch.world import ALONE, World
 from adapt.training.optimizer import BaseOptimizer
 from adapt.training.precision import Precision
 from adapt.training.schedules.base import Schedule
@@ -11,7 +12,10 @@ from adapt.training.schedules.base import Schedule
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of one run. `offset` are updates that an earlier stage made on the same schedule."""
+    """The numbers of one run. `offset` are updates that an earlier stage made on the same schedule.
+
+    `batch_size` and `accumulation` are those of one process of `world`, which together read an update's rows.
+    """
 
     steps: int
     batch_size: int
@@ -27,6 +31,7 @@ class Plan:
     activation_offloading: bool = False
     report_to: tuple[str, ...] = ()
     offset: int = 0
+    world: World = ALONE
 
     @property
     def total(self) -> int:

@@ -55,6 +55,8 @@ def choose(choice: PrecisionChoice, hidden_size: int) -> Precision:
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and torch.cuda.current_device():  # one of several processes, see adapt.launch
+        device = torch.device("cuda", torch.cuda.current_device())
     if choice != "auto":
         return Precision(device, choice == "bf16")
     if device.type == "cuda":

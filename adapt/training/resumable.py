@@ -18,12 +18,18 @@ from transformers import PrinterCallback, ProgressCallback
 
 from adapt.errors import AdaptError
 from adapt.training import state
+from adapt.training.parts import gathered, gathered_state, split_state, whole
 from adapt.training.plan import Counts, Plan
 from adapt.training.rules import learning
+from adapt.training.sharding import Sharded, random_of_all, shard
 
 if TYPE_CHECKING:
     from adapt.training.companion import Companion
     from adapt.training.rows import EmbeddingRows
+
+
+_PATIENCE = 24 * 3600
+"""Seconds that processes wait for each other: the first one may write or measure for long."""
 
 
 def shared_arguments(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -48,6 +54,8 @@ def shared_arguments(plan: Plan, folder: Path) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "report_to": list(plan.report_to) or "none",
         "disable_tqdm": True,
+        "ddp_backend": "gloo" if plan.precision.device.type == "cpu" and plan.world.size > 1 else None,
+        "ddp_timeout": _PATIENCE,
         "dataloader_pin_memory": plan.precision.device.type == "cuda",
         "seed": plan.seed,
         "data_seed": plan.seed,
@@ -64,7 +72,7 @@ class Indices(Dataset):
 
 def indices(plan: Plan) -> Indices:
     """One row for each row of the stream that a run reads; TRL's trainers take nothing but a data set."""
-    return Indices.from_dict({"index": range(plan.steps * plan.batch_size * plan.accumulation)})
+    return Indices.from_dict({"index": range(plan.steps * plan.batch_size * plan.accumulation * plan.world.size)})
 
 
 class Resumable:
@@ -74,6 +82,7 @@ class Resumable:
         """Before the trainer is made: its own fields. Returns the weights that train, for `settle`."""
         self.plan, self.rows, self.folder, self.counts = plan, rows, folder, Counts()
         self.frozen, self.step_loss = "", 0.0
+        self._seen = [0.0, 0.0, 0.0]
         self._start: Path | None = None
         self.companions: Sequence[Companion] = ()
         return {name: parameter.data for name, parameter in learning(model).items()}
@@ -94,10 +103,23 @@ class Resumable:
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Ours, over the groups of `adapt.training.optimizer`."""
         if self.optimizer is None:
+            if self.plan.world.sharded:
+                shard(self.model, self.rows, self.args.device, self.plan.world.size)
             self.optimizer = self.plan.optimizer.build(self.model, self.rows, self.plan.schedule.peak)
             if self._start is not None:
                 self.load_optimizer(self._start)
         return self.optimizer
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """A model that is split goes to the devices in parts."""
+        if not self.plan.world.sharded:
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """A split model needs nothing of accelerate; the others are wrapped there."""
+        if self.plan.world.sharded:
+            return Sharded(self.model, self.plan.precision)
+        return super()._wrap_model(model, training, dataloader)
 
     def start_from(self, folder: Path) -> None:
         """Begin with the weights and moments of another run's state. Raises AdaptError where its base was another."""
@@ -124,17 +146,25 @@ class Resumable:
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass; counts tokens and stops at a loss that is no number."""
         tokens, trained = self.counted(inputs)
-        self.counts.tokens += tokens
-        self.counts.trained += trained
         loss = super().training_step(model, inputs, num_items_in_batch)
         value = loss.item()
         if not math.isfinite(value):
             self._diverged("loss", value)
-        self.step_loss += value
+        self._seen = [sum(pair) for pair in zip(self._seen, (tokens, trained, value), strict=True)]
         return loss
+
+    def count_step(self) -> None:
+        """After an update: add what all processes have read to the counts. The loss is scaled by their number."""
+        seen = torch.tensor(self._seen, dtype=torch.float64, device=self.args.device)
+        tokens, trained, loss = self.accelerator.reduce(seen, "sum").tolist()
+        self.counts.tokens += int(tokens)
+        self.counts.trained += int(trained)
+        self.step_loss = loss / self.plan.world.size
+        self._seen = [0.0, 0.0, 0.0]
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
+        norm = whole(norm) if isinstance(norm, torch.Tensor) else norm
         value = float(norm)
         if not math.isfinite(value):
             self._diverged("gradient norm", value)
@@ -148,22 +178,34 @@ class Resumable:
         )
 
     def write_checkpoint(self, folder: Path) -> None:
-        """Write the whole state of the run to `folder`, complete or not at all."""
+        """Write the whole state of the run to `folder`, complete or not at all.
+
+        All processes take part in gathering it, the first one writes.
+        """
+        main = self.plan.world.main
+        weights = gathered(learning(self.model), main)
+        optimizer = gathered_state(self.optimizer.state_dict(), main)
+        randoms = random_of_all(self.accelerator, self.args.device)
+        if not main:
+            return
         numbers = {
             "step": self.state.global_step,
             "update": self.plan.offset + self.state.global_step,
             "frozen": self.frozen,
             "counts": vars(self.counts),
+            "processes": self.plan.world.size,
         }
         state.write_state(
             folder,
-            learning(self.model),
-            self.optimizer.state_dict(),
+            weights,
+            optimizer,
             numbers,
-            extra=self._write_beside,
+            extra=lambda partial: self._write_beside(partial, randoms),
         )
 
-    def _write_beside(self, partial: Path) -> None:
+    def _write_beside(self, partial: Path, randoms: Sequence[bytes]) -> None:
+        for rank, content in enumerate(randoms[1:], start=1):
+            state.random_file(partial, rank).write_bytes(content)
         self.state.save_to_json(str(partial / "trainer_state.json"))
         for companion in self.companions:
             companion.write(partial)
@@ -175,7 +217,8 @@ class Resumable:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir)
         self.write_checkpoint(folder / f"{state.PREFIX}{self.state.global_step}")
-        state.keep_newest(folder, self.plan.keep_checkpoints)
+        if self.plan.world.main:
+            state.keep_newest(folder, self.plan.keep_checkpoints)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -193,7 +236,10 @@ class Resumable:
     def load_optimizer(self, folder: Path) -> None:
         """Take the optimiser's moments from a state, but keep this run's own groups and settings."""
         own = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({**state.read_optimizer(folder), "param_groups": own})
+        stored = state.read_optimizer(folder)
+        if self.plan.world.sharded:
+            stored = split_state(stored, self.optimizer.param_groups)
+        self.optimizer.load_state_dict({**stored, "param_groups": own})
 
     def _set_rates(self) -> None:
         """Give every group the schedule's rate at the scheduler's step."""
@@ -205,4 +251,4 @@ class Resumable:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            state.load_random(Path(checkpoint))
+            state.load_random(Path(checkpoint), self.plan.world.rank, self.plan.seed)

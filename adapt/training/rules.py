@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from adapt.errors import AdaptError
+from adapt.training.parts import whole
 from adapt.training.rows import EmbeddingRows
 
 
 def fingerprint(tensor: torch.Tensor) -> str:
     """BLAKE2 of a tensor's bytes, wherever it lies and whatever its format."""
-    data = tensor.detach().cpu().contiguous().view(-1)
+    data = whole(tensor.detach()).cpu().contiguous().view(-1)
     return hashlib.blake2b(data.view(torch.uint8).numpy(), digest_size=16).hexdigest()
 
 
@@ -100,7 +101,7 @@ def check_gradients(model: nn.Module, rows: EmbeddingRows) -> int:
     alive: dict[str, bool] = {}
     for name, parameter in declared(model).items():
         module = "the embeddings" if id(parameter) in apart else module_of(name)
-        gradient = parameter.grad
+        gradient = None if parameter.grad is None else whole(parameter.grad)
         alive[module] = alive.get(module, False) or (gradient is not None and bool(gradient.any()))
     dead = sorted(module for module, lives in alive.items() if not lives)
     if dead:

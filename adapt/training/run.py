@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.integrations import TensorBoardCallback
 
 from adapt.errors import AdaptError
@@ -16,10 +17,13 @@ from adapt.training import state
 from adapt.training.callbacks import BEFORE_ANNEAL, Watch, evaluation_steps, peak_memory
 from adapt.training.companion import Companion
 from adapt.training.monitor import Monitor, source_numbers
+from adapt.training.parts import gathered
 from adapt.training.plan import Plan
+from adapt.training.precision import Precision
 from adapt.training.resumable import Resumable
 from adapt.training.rows import EmbeddingRows
 from adapt.training.rules import Snapshot, check_changes, declared, learning, trainable_numbers
+from adapt.training.sharding import Hollow
 from adapt.training.trainer import StreamTrainer
 
 if TYPE_CHECKING:
@@ -54,21 +58,43 @@ class Run:
         for companion in self.companions:
             companion.prepare(self)
         self.before = Snapshot.of(self.model, self.rows)
-        resume = state.newest_state(self.folder / "checkpoints", self.display.line)
+        resume = self._newest()
         done = int(state.read_state(resume)["step"]) if resume else 0
         self.log.rewind(done if resume else -1)
         if resume:
             self.display.line(f"  going on from step {done:,} of {self.plan.steps:,}")
         else:
             self.log.write("start", step=0, steps=self.plan.steps, **self._trainable())
+        hollow = Hollow(self.model, self.rows) if self.plan.world.sharded else None
         with self.display.progress("train", self.plan.steps, done) as task:
             trainer = self._trainer(task, continue_from, done)
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if hollow is not None:
+            tensors = gathered(dict(self.model.named_parameters()), self.plan.world.main)
+            self.model, self.rows = hollow.filled(tensors) if self.plan.world.main else (None, self.rows)
+        if not self.plan.world.main:
+            return {}
         also = {name for companion in self.companions for name in companion.changed()}
         changes = check_changes(self.before, Snapshot.of(self.model, self.rows), declared(self.model).keys() | also)
         numbers = self._numbers(trainer, changes)
         self.log.write("finish", step=self.plan.steps, seconds=numbers["seconds"], tokens=numbers["tokens"])
         return numbers
+
+    def _newest(self) -> Path | None:
+        """The state that all processes go on from; the first one looks, and removes what is of no use."""
+
+        def look() -> str | None:
+            found = state.newest_state(self.folder / "checkpoints", self.display.line)
+            return None if found is None else str(found)
+
+        found = self.plan.world.told(look)
+        return None if found is None else Path(found)
+
+    @property
+    def precision(self) -> Precision:
+        """Where the trained model is and computes: in main memory where it was gathered from parts."""
+        own = self.plan.precision
+        return replace(own, device=torch.device("cpu")) if self.plan.world.sharded else own
 
     def _trainable(self) -> dict[str, float]:
         return trainable_numbers(self.model, self.rows)
@@ -77,7 +103,7 @@ class Run:
         steps = evaluation_steps(self.plan.steps, self.evaluations)
         watch = Watch(self.log, task, self.monitor, steps, self.bytes_per_token, self.folder)
         callbacks: list[Any] = [watch, *self.companions]
-        if self.tensorboard:
+        if self.tensorboard and self.plan.world.main:
             callbacks.append(TensorBoardCallback(_writer(self.folder / "tensorboard", done)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL still speaks of gradient_checkpointing
@@ -88,6 +114,8 @@ class Run:
         watch.trainer.frozen = frozen_digest(self.before, self.model)
         if continue_from is not None:
             watch.trainer.start_from(continue_from)
+        if not self.plan.world.main:
+            state.own_random(self.plan.seed, self.plan.world.rank)
         return watch.trainer
 
     def _numbers(self, trainer: Resumable, changes: dict[str, int]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A checkpoint is a folder `checkpoint-N` with
 
     weights.safetensors     every parameter that trains, by name, in float32
     optimizer.safetensors   the optimiser's tensors, `<index>/<name>`
-    random.safetensors      the generators of torch, CUDA, numpy and Python
+    random.safetensors      the generators of torch, CUDA, numpy and Python; `random-N` those of process N
     state.json              step, progress, the optimiser's numbers, and a digest of each other file
 
 It is written under another name, flushed to the disk, and renamed; a folder whose digests do not fit is not used.
@@ -24,9 +24,11 @@ from typing import Any
 import numpy
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import set_seed
 
 from adapt.checkpoints import read_json
 from adapt.errors import AdaptError
+from adapt.training.parts import split_like
 
 PREFIX = "checkpoint-"
 _TENSOR = "tensor"
@@ -103,7 +105,8 @@ def set_random_states(states: Mapping[str, torch.Tensor]) -> None:
     numpy.random.set_state(legacy)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            torch.cuda.set_rng_state(states[f"cuda.{index}"], index)
+            if f"cuda.{index}" in states:  # else the state comes from a machine with fewer of them
+                torch.cuda.set_rng_state(states[f"cuda.{index}"], index)
 
 
 def optimizer_parts(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -193,12 +196,30 @@ def load_weights(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> 
                 f"this stage trains it as {list(parameter.shape)}"
             )
         with torch.no_grad():
-            parameter.copy_(stored[name])
+            parameter.copy_(split_like(stored[name], parameter))
 
 
-def load_random(folder: Path) -> None:
-    """Put the generators back to where they stood when the state was written."""
-    set_random_states(load_file(folder / "random.safetensors"))
+def random_file(folder: Path, rank: int) -> Path:
+    """Where the generators of one process are."""
+    return folder / (f"random-{rank}.safetensors" if rank else "random.safetensors")
+
+
+def load_random(folder: Path, rank: int = 0, seed: int = 0) -> None:
+    """Put the generators back to where they stood when the state was written.
+
+    A process that was not there then begins with numbers of its own.
+    """
+    path = random_file(folder, rank)
+    if path.exists():
+        set_random_states(load_file(path))
+    else:
+        own_random(seed + read_state(folder)["step"], rank)
+
+
+def own_random(seed: int, rank: int) -> None:
+    """Let the generators of one of several processes begin apart from the others'."""
+    words = numpy.random.SeedSequence([seed, rank]).generate_state(1)
+    set_seed(int(words[0]))
 
 
 def states_in(folder: Path) -> list[Path]:

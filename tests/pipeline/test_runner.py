@@ -232,7 +232,7 @@ class Breaks(Score):
 
 def test_only_the_first_of_several_processes_runs_stages(base, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(AdaptError, match="without torchrun"):
+    with pytest.raises(AdaptError, match="led by the first process"):
         go(make_graph(base, three_stages()))
     assert not (base / "runs").exists()
     monkeypatch.setenv("RANK", "0")

@@ -91,7 +91,7 @@ class PairDPOTrainer(Pairwise, DPOTrainer):
         self.settle(masters)
         self.ref_model, self.precompute_ref_logps = None, True
         self.own_log_probs(always=False)
-        self.collate, self.reference = run.collate, reference_of(run, self.model)
+        self.collate, self.reference = run.collate, run.plan.world.first(lambda: reference_of(run, self.model))
         if held_out is not None:
             held_out.measure_reference(self.model, run)
 

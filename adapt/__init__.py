@@ -20,7 +20,9 @@ __all__ = [
     "grow_for_adapter",
     "load_adapter",
     "load_any",
+    "load_mixture",
     "load_recipe",
+    "plan",
     "run",
 ]
 
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from adapt.evaluating import evaluate
     from adapt.loading import load_any
     from adapt.methods.adapter import grow_for_adapter, load_adapter
+    from adapt.mixture.folder import load_mixture
     from adapt.recipe import load as load_recipe
     from adapt.recipe import run
+    from adapt.recipe.planning import plan
 
 _PLACES = {
     "AdaptError": ("adapt.errors", "AdaptError"),
@@ -39,7 +43,9 @@ _PLACES = {
     "grow_for_adapter": ("adapt.methods.adapter", "grow_for_adapter"),
     "load_adapter": ("adapt.methods.adapter", "load_adapter"),
     "load_any": ("adapt.loading", "load_any"),
+    "load_mixture": ("adapt.mixture.folder", "load_mixture"),
     "load_recipe": ("adapt.recipe", "load"),
+    "plan": ("adapt.recipe.planning", "plan"),
     "run": ("adapt.recipe", "run"),
 }
 

@@ -13,6 +13,8 @@ import typer
 from adapt import __version__
 from adapt.commands import chat, completion, doctor, evaluate, report, runs
 from adapt.commands.errors import plain_errors
+from adapt.commands.mixture import mixture_app
+from adapt.commands.plan import plan as plan_recipe
 from adapt.commands.vocab import vocab_app
 from adapt.merging.command import search as search_coefficients
 from merge.commands import app as merge_app
@@ -34,6 +36,8 @@ merge_app.command(
 )(search_coefficients)
 app.add_typer(merge_app, name="merge")
 app.add_typer(vocab_app, name="vocab")
+app.add_typer(mixture_app, name="mixture")
+app.command("plan", epilog="Example: adapt plan recipes/lang.yaml --gpu 24GB")(plan_recipe)
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 Starter = Literal["lang", "domain", "merge"]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapt.checkpoints import ModelLocation, load_config, load_model, load_tokenizer, read_json
+from adapt.checkpoints import ModelLocation, load_config
 from adapt.errors import AdaptError
+from adapt.mixture.live import load_live
+from adapt.mixture.references import plain_location
 from adapt.pipeline.catalogue import newest, stage_folders
 from adapt.recipe.compose import location
 from adapt.recipe.models import complaint
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 MIXTURE_FILE = "mixture.json"
-ADAPTER_FILES = ("adapter_config.json", "embedding_rows.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "embedding_rows.safetensors", "bottleneck_config.json")
 Kind = Literal["plain", "adapter", "mixture"]
 _WORKING_DIRECTORY = Path("recipe.yaml")
 """Stands for a recipe in the working directory: names on a command line are looked up as that one's would be."""
@@ -35,32 +37,15 @@ class FoundModel:
 
     def load(self, dtype: torch.dtype | str = "auto") -> tuple[Any, Any]:
         """The model, ready to predict, and its tokenizer. Raises AdaptError where it cannot be loaded."""
-        path = self.location.path
-        if self.kind == "mixture":
-            from adapt import load_mixture
-
-            model, tokenizer = load_mixture(path)
-            return (model if dtype == "auto" else model.to(dtype)).eval(), tokenizer
-        if self.kind == "adapter":
-            from adapt import load_adapter
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # peft still asks by an old name
-                return load_adapter(path, dtype=dtype)
-        return load_model(self.location, dtype).eval(), load_tokenizer(self.location)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft still asks by an old name
+            return load_live(self.location, dtype)
 
     def context(self) -> int | None:
         """The positions that the model knows, by its configuration alone; None where that does not say."""
         from adapt.evaluation.bits_per_byte import context_of
 
-        if self.kind == "mixture":
-            base = read_json(Path(self.location.path) / MIXTURE_FILE).get("base")
-            return context_of(load_config(ModelLocation(base))) if isinstance(base, str) else None
-        if self.kind == "adapter":
-            from adapt.methods.adapter import base_of
-
-            return context_of(load_config(ModelLocation(base_of(Path(self.location.path)))))
-        return context_of(load_config(self.location))
+        return context_of(load_config(plain_location(self.location)))
 
 
 def find_model(name: str) -> FoundModel:

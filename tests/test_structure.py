@@ -16,7 +16,7 @@ ROOMS = (
     ("loading", "runs"),
     ("recipe",),
     ("pipeline",),
-    ("stages",),
+    ("stages", "planning"),
     (
         "vocabulary",
         "methods",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -176,3 +176,15 @@ def objective_mismatch(source: Source, objective: Objective) -> str | None:
         return next((mismatch(document, objective) for document in source.documents()), None)
     except AdaptError as error:
         return str(error)
+
+
+def mismatches(sources: Mapping[str, Source], names: Iterable[str], objective: Objective) -> Iterator[str]:
+    """Sources of the wrong kind for an objective, as far as the first document of a local file tells."""
+    for name in names:
+        if name in sources and sources[name].key == "files":
+            try:
+                message = objective_mismatch(sources[name], objective)
+            except AdaptError:  # missing or unreadable: the source says so itself
+                continue
+            if message is not None:
+                yield f"source '{name}': {message}"

@@ -137,6 +137,11 @@ class PairStream(Sequence[Pair]):
         first = np.cumsum([0, *map(len, self.sources)])
         return first[self.schedule.source] + self.schedule.sequence
 
+    def row_sizes(self) -> np.ndarray:
+        """Tokens of the longer answer of each row, with its prompt, `[rows]`."""
+        longest = np.concatenate([source.lengths.max(axis=1) for source in self.sources])
+        return longest[self.numbers]
+
     def tokens_of(self, name: str) -> int:
         """Tokens of the rows of one source."""
         return self.schedule.tokens_of([source.name for source in self.sources].index(name))

@@ -88,6 +88,14 @@ class Stream(Sequence[Row]):
             raise IndexError(f"row {index} of a stream of {len(self)}")
         return self.sources[self.schedule.source[index]].row(int(self.schedule.sequence[index]))
 
+    def row_sizes(self) -> np.ndarray:
+        """Tokens of each row, `[rows]`."""
+        sizes = np.zeros(len(self), dtype=np.int64)
+        for number, source in enumerate(self.sources):
+            own = self.schedule.source == number
+            sizes[own] = np.asarray(source.packing.sizes)[self.schedule.sequence[own]]
+        return sizes
+
     @property
     def tokens(self) -> int:
         """Tokens of all rows."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.checkpoints import read_json
 from adapt.evaluation.suites import BitsPerByteSuite, Candidate, HarnessSuite, ItemSuite, Scores, Suite
+from adapt.mixture.domain import in_domain
 
 if TYPE_CHECKING:
     from adapt.data.sources import Source
@@ -112,7 +113,8 @@ class _Work:
             from adapt.evaluation.harness import run_tasks
 
             return run_tasks(suite, candidate, self.evaluation.seed)
-        return suite.score(candidate, self.items[name], advance)
+        with in_domain(candidate.model, suite.source):
+            return suite.score(candidate, self.items[name], advance)
 
     def _tell(self, model: str, suite: str, result: Result) -> dict[str, float]:
         """Write the values to the log; returns the first for the progress line."""

@@ -8,12 +8,15 @@ from pydantic import BeforeValidator, Field
 
 from adapt.methods.base import Method
 from adapt.methods.bitfit import Bitfit
+from adapt.methods.domain_adapter import DomainAdapter
 from adapt.methods.freeze import Freeze
 from adapt.methods.full import Full
 from adapt.methods.half import Half
 from adapt.methods.lisa import Lisa
 from adapt.methods.lora import Lora
 from adapt.methods.loram import Loram
+from adapt.methods.mixture_of_domain_adapters import MixtureOfDomainAdapters
+from adapt.methods.mixture_of_lora import MixtureOfLora
 from adapt.methods.norms import Norms
 from adapt.methods.pruned import Pruned
 from adapt.methods.qlora import Qlora
@@ -35,6 +38,9 @@ METHODS: tuple[type[Method], ...] = (
     Pruned,
     Vera,
     RowsOnly,
+    DomainAdapter,
+    MixtureOfLora,
+    MixtureOfDomainAdapters,
 )
 
 

@@ -104,10 +104,17 @@ def stored_dtype(trained: Trained) -> torch.dtype:
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
-def rounded_model(state: Mapping[str, torch.Tensor], trained: Trained) -> Any:
-    """A fresh base in float32 that holds `state`, each value rounded once to the stored format."""
+def rounded_model(state: Mapping[str, torch.Tensor], trained: Trained, config: Any = None) -> Any:
+    """A fresh base in float32 that holds `state`, each value rounded once to the stored format.
+
+    `config` is that of the state where its shapes are not those of the base.
+    """
     dtype = stored_dtype(trained)
     model = load_model(trained.location, torch.float32)
+    if config is not None:
+        empty = type(model)._from_config(config, dtype=torch.float32)
+        empty.generation_config = model.generation_config
+        model = empty
     model.load_state_dict({name: tensor.to(dtype).float() for name, tensor in state.items()})
     model.tie_weights()
     return model.eval()
@@ -119,9 +126,11 @@ def plain_logits(model: Any, trained: Trained) -> torch.Tensor:
         return model(input_ids=trained.probe, use_cache=False).logits
 
 
-def write_plain(state: Mapping[str, torch.Tensor], trained: Trained, folder: Path) -> tuple[float, torch.Tensor]:
+def write_plain(
+    state: Mapping[str, torch.Tensor], trained: Trained, folder: Path, config: Any = None
+) -> tuple[float, torch.Tensor]:
     """Write the checkpoint, load it back and compare; returns the largest difference and the written model's logits."""
-    model = rounded_model(state, trained)
+    model = rounded_model(state, trained, config)
     logits = plain_logits(model, trained)
     if trained.stops:
         model.generation_config.eos_token_id = list(trained.stops)

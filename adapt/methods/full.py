@@ -36,6 +36,10 @@ class Full(Method):
         """Nothing is inserted; everything trains."""
         return model.requires_grad_(True)
 
+    def outline(self, model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+        """Everything in float32."""
+        return self.attach(model.float())
+
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the trained weights, rounded once to the stored format of the base."""
         from adapt.methods.export import live_logits, measure, trained_state, write_plain

@@ -100,6 +100,16 @@ class Half(Partial):
             hold_frozen(model, precision.device)
         return model
 
+    def outline(self, model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+        """Frozen matrices in the format that `frozen` says."""
+        from adapt.methods.outline import in_four_bits, linear_layers
+
+        model = super().outline(model, bf16)
+        if self.frozen == "nf4":
+            frozen = [name for name in linear_layers(model) if not model.get_submodule(name).weight.requires_grad]
+            in_four_bits(model, frozen)
+        return model
+
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the model; with `frozen: nf4` also measure what the original matrices in place of those change."""
         metrics, live, written = self.write(trained, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,8 @@ Start = Literal["default", "gaussian", "orthogonal", "pissa", "olora", "loftq", 
 
 class LowRank(Method):
     """What LoRA over a plain and over a quantised base have in common."""
+
+    makes: ClassVar[tuple[str, ...]] = ("adapter",)
 
     r: Count = 16
     """The rank of each update."""
@@ -107,6 +109,14 @@ class LowRank(Method):
         """The model with its updates, which start as `init` says and train as the other keys say."""
         model = super().build(location, precision, batches, **arguments)
         return self.start(model, location, batches)
+
+    def outline(self, model: PreTrainedModel, bf16: bool) -> Any:
+        """The model with its updates; where these start does not change what trains, but for `eva`'s ranks."""
+        from adapt.methods.low_rank.companions import prepare_factors
+
+        model = super().outline(model, bf16)
+        prepare_factors(model, self)
+        return model
 
     def start(self, model: Any, location: ModelLocation, batches: Batches) -> Any:
         """Start the updates of a model from `attach`, in place, and set what of them trains."""

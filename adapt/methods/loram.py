@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapt.errors import AdaptError
+from adapt.methods.base import in_format
 from adapt.methods.lora import Lora
 from adapt.methods.pruning.settings import Pruning
 
@@ -75,6 +76,18 @@ class Loram(Lora):
         model = self.attach(model.to(precision.device))
         model.adapt_storage = {"whole": whole, "trained": small}
         return self.start(model, location, batches)
+
+    def outline(self, model: PreTrainedModel, bf16: bool) -> Any:
+        """The pruned model with its updates; whole without `prune`: what an earlier stage cuts is not known."""
+        from adapt.methods.outline import in_four_bits, linear_layers
+        from adapt.methods.pruning.prune import cut_any
+
+        model = in_format(model, bf16)
+        if self.prune is not None:
+            cut_any(model, self.prune)
+        if self.frozen == "nf4":
+            in_four_bits(model, linear_layers(model))
+        return super().outline(model, bf16)
 
     def companions(self, model: Any, seed: int) -> tuple[Companion, ...]:
         """What LoRA has, and the numbers of the pruned model."""

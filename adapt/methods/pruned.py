@@ -65,6 +65,13 @@ class Pruned(Method):
         model.adapt_storage = {"whole": whole, "trained": storage(model)}
         return self.attach(model.to(precision.device))
 
+    def outline(self, model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+        """The pruned model in float32; which parts are gone hangs on values, how many does not."""
+        from adapt.methods.pruning.prune import cut_any
+
+        cut_any(model := model.float(), self.prune)
+        return self.attach(model)
+
     def companions(self, model: Any, seed: int) -> tuple[Companion, ...]:
         """The numbers of the pruned model."""
         from adapt.methods.pruning.report import Storage

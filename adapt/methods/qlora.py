@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapt.methods.base import Trained, plain_model
+from adapt.methods.base import Trained, in_format, plain_model
 from adapt.methods.lora import LowRank
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class Qlora(LowRank):
         model = load_model(location, precision.dtype, quantization_config=quantisation, device_map=place, **arguments)
         _keep_training_format(model)
         return model
+
+    def outline(self, model: PreTrainedModel, bf16: bool) -> Any:
+        """Linear layers in NF4."""
+        from adapt.methods.outline import in_four_bits, linear_layers
+
+        in_four_bits(model := in_format(model, bf16), linear_layers(model))
+        return super().outline(model, bf16)
 
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the adapter and the chosen sum; `base_choice` says how close each sum is to the model as it trained."""

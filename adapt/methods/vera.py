@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapt.errors import AdaptError
 from adapt.methods.base import Method, Trained, plain_model
@@ -26,6 +26,8 @@ class Vera(Method):
     Kopiczko et al. 2023, "VeRA: Vector-based Random Matrix Adaptation", arXiv 2310.11454. Far fewer numbers train than
     with LoRA, at a higher rank. The adapter is written in LoRA's form, which merges and loads everywhere.
     """
+
+    makes: ClassVar[tuple[str, ...]] = ("adapter",)
 
     kind: Literal["vera"] = "vera"
     """Two vectors for each layer around shared random matrices."""

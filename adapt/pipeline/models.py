@@ -33,7 +33,7 @@ def folder_fingerprint(folder: Path, hashes: HashCache, remote_code: bool = Fals
 
     Raises AdaptError for a folder without a configuration or with a shard that is missing or cut short.
     """
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "mixture.json")):
         raise AdaptError(f"'{folder}' is not a checkpoint: it has no config.json")
     check_shards(folder)
     files = model_files(folder, remote_code)

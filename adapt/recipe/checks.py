@@ -64,7 +64,7 @@ def _names(parts: Parts, places: Places) -> Iterator[Problem]:
 def _references(stage: str, reads: Reads, parts: Parts, places: Places) -> Iterator[Problem]:
     known = list(dict.fromkeys([*parts.names["models"], *parts.names["stages"]]))
     for reference in reads.models:
-        message = _model_message(stage, reference.name, known, parts)
+        message = _model_message(stage, reference, known, parts)
         if message is not None:
             yield _at(stage, reference, message, places)
     for reference in reads.sources:
@@ -73,7 +73,8 @@ def _references(stage: str, reads: Reads, parts: Parts, places: Places) -> Itera
             yield _at(stage, reference, f"there is no source '{reference.name}' under data{known_sources}", places)
 
 
-def _model_message(stage: str, name: str, known: list[str], parts: Parts) -> str | None:
+def _model_message(stage: str, reference: Reference, known: list[str], parts: Parts) -> str | None:
+    name, part = reference.name, reference.part
     if name == stage and name not in parts.names["models"]:
         return f"stage '{stage}' refers to itself"
     if name not in known:
@@ -82,6 +83,8 @@ def _model_message(stage: str, name: str, known: list[str], parts: Parts) -> str
     made_by = parts.readable.get(name)
     if made_by is not None and not made_by.makes_model:
         return f"stage '{name}' ({getattr(made_by, 'kind', '')}) makes no model"
+    if part and made_by is not None and part not in made_by.parts:
+        return f"stage '{name}' makes no {part}" + (f", but {' and '.join(made_by.parts)}" if made_by.parts else "")
     return None
 
 

@@ -47,7 +47,7 @@ def complaint(settings: ModelSettings, recipe: Path) -> str | None:
         return None if _HUB_ID.fullmatch(path) and not path.startswith(".") else _not_there(path, recipe)
     if not folder.is_dir():
         return f"'{path}' is a file; name the folder that holds config.json and the weights"
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json", "mixture.json")):
         return f"'{path}' is not a checkpoint: it has no config.json"
     if settings.revision is not None:
         return f"revision '{settings.revision}' is for hub ids, but '{path}' is a folder; remove one of the two"

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """A name that a stage's settings use: where it stands below the stage (`("mixture", "target")`) and the name."""
+    """A name that a stage's settings use: where it stands below the stage (`("mixture", "target")`) and the name.
+
+    `part` is what of a stage is meant, if it is not its model: its `adapter`, its `mixture`.
+    """
 
     path: tuple[str | int, ...]
     name: str
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ class Stage(Settings, ABC):
     """Fields that cannot change what the stage makes (where progress is logged, say) and so stay out of its key."""
     parallel: ClassVar[bool] = False
     """Whether several processes can do the stage together."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the stage makes besides a model that other stages may name: `adapter`, `mixture`."""
+        return ()
 
     @abstractmethod
     def reads(self) -> Reads:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from adapt.checkpoints import ModelLocation, load_config, load_model, load_tokenizer
+from adapt.checkpoints import ModelLocation, load_config, load_tokenizer
 from adapt.evaluation.suites import AnySuite
+from adapt.mixture.references import Named, location_of, named, plain_location
 from adapt.settings import Count
 from adapt.stages.base import Complaint, Reads, Reference, Stage, StageContext
 
@@ -28,7 +29,8 @@ class Evaluate(Stage):
     """Score models."""
 
     models: tuple[str, ...] = Field(min_length=1)
-    """The models to score, in the order of the tables: names under `models:` or of earlier stages."""
+    """The models to score, in the order of the tables: names under `models:` or of earlier stages, or a part of such a
+    stage as it computes: its adapter over its base (`cpt/adapter`), its mixture with its gates (`gates/mixture`)."""
 
     suites: dict[str, AnySuite] = Field(min_length=1)
     """What to measure, by a name of your choice."""
@@ -48,7 +50,8 @@ class Evaluate(Stage):
         sources = [Reference(("suites", name, "source"), source) for name, source in read.items() if source is not None]
         if self.forgetting is not None:
             sources.append(Reference(("forgetting",), self.forgetting))
-        models = tuple(Reference(("models", index), name) for index, name in enumerate(self.models))
+        found = ((index, named(name) or Named(name)) for index, name in enumerate(self.models))
+        models = tuple(Reference(("models", index), each.name, each.part) for index, each in found)
         return Reads(models=models, sources=tuple(sources))
 
     def files(self) -> Iterator[Path]:
@@ -93,18 +96,19 @@ class Evaluate(Stage):
         from adapt.evaluation.metrics import show
         from adapt.evaluation.scoring import Evaluation
 
+        models = {name: location_of(name, context.models, context.upstream) for name in self.models}
         evaluation = Evaluation(
             models=self.models,
             suites=self.suites,
             sources=context.sources,
-            window_bytes=self._window(context.models),
+            window_bytes=self._window(models),
             bases=self._bases(),
             forgetting=self.forgetting,
-            chat_templates=self._templates(context.models),
+            chat_templates=self._templates(models),
             seed=context.seed,
         )
         metrics = evaluation.run(
-            lambda name: _load(context.models[name]), context.folder / "scores", context.display, context.log
+            lambda name: _load(models[name]), context.folder / "scores", context.display, context.log
         )
         show(context.stage, metrics, context.display)
         context.log.write("finish", models=metrics["models"])
@@ -116,15 +120,17 @@ class Evaluate(Stage):
             return self.window_bytes
         from adapt.evaluation.bits_per_byte import context_of, window_for
 
-        return min(window_for(context_of(load_config(models[name]))) for name in self.models)
+        return min(window_for(context_of(load_config(plain_location(models[name])))) for name in self.models)
 
     def _templates(self, models: Mapping[str, ModelLocation]) -> dict[str, str | None]:
         names = {name for suite in self.suites.values() if (name := suite.borrows()) is not None}
-        return {name: load_tokenizer(models[name]).chat_template for name in sorted(names)}
+        return {name: load_tokenizer(plain_location(models[name])).chat_template for name in sorted(names)}
 
 
 def _load(location: ModelLocation) -> tuple[Any, Any]:
     from adapt.evaluation.scoring import device_and_format
+    from adapt.mixture.live import load_live
 
     device, dtype = device_and_format()
-    return load_model(location, dtype=dtype).eval().to(device), load_tokenizer(location)
+    model, tokenizer = load_live(location, dtype)
+    return model.to(device), tokenizer

@@ -24,17 +24,16 @@ _LOW_RANK = ("refactor", "rank_select", "average")
 
 
 def with_sources(stage: Train, sources: Mapping[str, Source]) -> Iterator[Complaint]:
-    """Sources of the wrong kind for the objective, as far as the first document of a local file tells."""
-    from adapt.data.documents import objective_mismatch
+    """What the method lacks in the sources, and those of the wrong kind for the objective, as far as a local file's
+    first document tells."""
+    from adapt.data.documents import mismatches
 
-    for name in stage.mixture:
-        if name in sources and sources[name].key == "files":
-            try:
-                message = objective_mismatch(sources[name], stage.objective.kind)
-            except AdaptError:  # missing or unreadable: the source says so itself
-                continue
-            if message is not None:
-                yield Complaint(("objective",), f"source '{name}': {message}")
+    general = stage.general_source if stage.general_source in stage.mixture else None
+    read = [*stage.mixture, *({stage.general_source} - {None, *stage.mixture})]
+    for field, message in stage.method.unfit(read, stage.objective.form, general):
+        yield Complaint(("method", field), message)
+    for message in mismatches(sources, stage.mixture, stage.objective.form):
+        yield Complaint(("objective",), message)
 
 
 def with_processes(stage: Train, launch: Launch) -> Iterator[Complaint]:

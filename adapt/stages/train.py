@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from adapt.errors import AdaptError
-from adapt.launch.settings import Launch, share_of
+from adapt.launch.settings import Launch
 from adapt.methods import AnyMethod
 from adapt.settings import Count, Positive, Share
 from adapt.stages import fit
@@ -27,17 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapt.data.sources import Source
-    from adapt.methods.base import Trained
-    from adapt.training.companion import Companion
-    from adapt.training.monitor import Monitor
-    from adapt.training.plan import Plan
-    from adapt.training.precision import Precision
-    from adapt.training.run import Run
-
-_LOG_LINES = 200
-"""About as many lines of loss does a run write."""
-_PROBE_LENGTH = 128
-"""Tokens in each row on which the written model is compared with the live one."""
 
 
 class Train(Stage):
@@ -52,7 +39,7 @@ class Train(Stage):
     """The model to start from: a name under `models:` or of an earlier stage."""
     objective: AnyObjective = CausalLm()
     """What is learned: every token of plain text (`causal_lm`), only the assistant's tokens of conversations (`sft`),
-    or which of two answers is preferred (`dpo`, `orpo`)."""
+    which of two answers is preferred (`dpo`, `orpo`), or what another model makes of it (`distil`)."""
     mixture: dict[str, Share]
     """Sources and their shares of the tokens; they sum to 1. Replay is a source like any other."""
     method: AnyMethod
@@ -82,8 +69,7 @@ class Train(Stage):
     """Number format of the products; `auto` takes bf16 where the hardware is good at it. What trains stays in
     float32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a quarter more time.
-    """
+    """Compute activations again in the backward pass instead of keeping them: less memory, a quarter more time."""
     activation_offloading: bool = False
     """Keep activations in main memory until the backward pass needs them: less memory of the GPU, some more time."""
     hold_rows: HoldRows | None = None
@@ -105,11 +91,18 @@ class Train(Stage):
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Where the curves go besides `log.jsonl`."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the method makes."""
+        return self.method.makes
+
     def reads(self) -> Reads:
         """The model, the stage to go on from, the mixture's sources and the general text."""
         models = [Reference(("model",), self.model)]
         if self.continue_from is not None:
             models.append(Reference(("continue_from",), self.continue_from))
+        for key, part in (("objective", self.objective), ("method", self.method)):
+            models += [Reference((key, *path), *names) for path, *names in part.references()]
         sources = [Reference(("mixture", name), name) for name in self.mixture]
         if self.general is not None:
             sources.append(Reference(("general",), self.general))
@@ -136,6 +129,14 @@ class Train(Stage):
         """What of the stage several processes cannot do together."""
         return fit.with_processes(self, launch)
 
+    def files(self) -> Iterator[Path]:
+        """Files that the method names."""
+        return self.method.files()
+
+    def relative_to(self, folder: Path) -> Train:
+        """The method's files that are not here are looked up in `folder`."""
+        return self.model_copy(update={"method": self.method.relative_to(folder)})
+
     @property
     def held(self) -> HoldRows:
         """The rule for special rows that applies."""
@@ -147,149 +148,24 @@ class Train(Stage):
         return self.general or ("general" if "general" in self.mixture else None)
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        """Train, check, write `model/` (and `adapter/`), and return the numbers."""
-        run, kept = self._prepare(context)
-        metrics = run.execute(kept)
+        """Train, check, write `model/` (and `adapter/` or `mixture/`), and return the numbers."""
+        from adapt.planning.during import beside, out_of_memory
+        from adapt.stages.preparation import prepare, trained
+
+        with out_of_memory(self, context):
+            run, kept, meter = prepare(self, context)
+            with meter.watch(run.model):
+                metrics = run.execute(kept)
         if not context.world.main:
             return metrics
-        for name in ("model", "adapter"):
+        metrics["plan"] = beside(self, context, run, meter)
+        for name in ("model", "adapter", "mixture"):
             shutil.rmtree(context.folder / name, ignore_errors=True)
-        metrics |= self.method.save(self._trained(context, run), context.folder)
+        metrics |= self.method.save(trained(self, context, run), context.folder)
         metrics["sources"] = run.stream.reports
-        if self.objective.kind == "sft":
+        if self.objective.form == "sft":
             from adapt.training.chat import stop_numbers
 
             metrics["stop"] = stop_numbers(run.tokenizer, run.stream, context.display)
         shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
         return metrics
-
-    def _prepare(self, context: StageContext) -> tuple[Run, Path | None]:
-        """Load everything, the data first: what is wrong there is seen before a large model is read."""
-        from transformers import set_seed
-
-        from adapt.checkpoints import load_config, load_tokenizer
-        from adapt.training import precision
-        from adapt.training.batches import first_batches, pad_id
-        from adapt.training.run import Run
-
-        location = context.models[self.model]
-        tokenizer, config = load_tokenizer(location), load_config(location).get_text_config()
-        self._check_context(config)
-        stream = context.world.first(lambda: self._stream(context, tokenizer))
-        choice = precision.choose(self.precision, config.hidden_size)
-        attention = precision.attention(self.attention, choice)
-        kept, offset = self._continued(context)
-        plan = self._plan(context, len(stream), choice, offset)
-        set_seed(context.seed)
-        form = pad_id(tokenizer), attention == "flash_attention_2"
-        batches = first_batches(stream, self.objective.model_collator(*form), self.batch_size)
-        model = self.method.build(location, choice, batches, attn_implementation=attention)
-        run = Run(
-            model=model,
-            rows=self.method.rows(model, self.held, location, tokenizer),
-            tokenizer=tokenizer,
-            stream=stream,
-            collate=self.objective.collator(*form),
-            plan=plan,
-            monitor=self._monitor(context, tokenizer, choice),
-            general=self.general_source,
-            evaluations=self.evaluations,
-            bytes_per_token=stream.bytes_per_token if self.objective.kind == "causal_lm" else None,
-            folder=context.folder,
-            display=context.display,
-            log=context.log,
-            tensorboard="tensorboard" in self.report_to,
-            companions=(*self.method.companions(model, context.seed), *self._measures(context, tokenizer, plan.steps)),
-            make_trainer=self.objective.trainer,
-        )
-        return run, kept
-
-    def _continued(self, context: StageContext) -> tuple[Path | None, int]:
-        """The state to begin with and the updates that led to it; None and 0 for a stage that goes on from nothing."""
-        from adapt.training.run import before_anneal
-
-        if self.continue_from is None:
-            return None, 0
-        if self.continue_from not in context.upstream:
-            raise AdaptError(f"continue_from: '{self.continue_from}' is no stage of this recipe; name a train stage")
-        return before_anneal(context.upstream[self.continue_from])
-
-    def _check_context(self, config: Any) -> None:
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and self.sequence_length > positions:
-            raise AdaptError(
-                f"sequence_length is {self.sequence_length}, but the model '{self.model}' has {positions} positions; "
-                f"set sequence_length to at most {positions}"
-            )
-
-    def _measures(self, context: StageContext, tokenizer: Any, steps: int) -> tuple[Companion, ...]:
-        from adapt.data.sources import held_out_documents
-        from adapt.training.callbacks import evaluation_steps
-
-        documents = (
-            document
-            for name in self.mixture
-            for document in held_out_documents(context.sources[name], self.evaluation_bytes)
-        )
-        at = evaluation_steps(steps, self.evaluations)
-        return self.objective.companions(documents, tokenizer, self.sequence_length, at)
-
-    def _stream(self, context: StageContext, tokenizer: Any) -> Any:
-        stream = self.objective.stream(
-            context.sources,
-            self.mixture,
-            tokenizer,
-            sequence_length=self.sequence_length,
-            packing=self.packing,
-            seed=context.seed,
-            cache=context.cache,
-            tokens=self.tokens,
-            epochs=self.epochs,
-            multiple=self.batch_size * self.gradient_accumulation,
-            display=context.display,
-        )
-        self.objective.show(context.display, stream, tokenizer)
-        return stream
-
-    def _plan(self, context: StageContext, rows: int, precision: Precision, offset: int) -> Plan:
-        from adapt.training.plan import Plan
-        from adapt.training.precision import check_offloading
-
-        steps = rows // (self.batch_size * self.gradient_accumulation)
-        self.schedule.check(offset, offset + steps)
-        self.optimizer.check(precision.device.type)
-        check_offloading(self.activation_offloading, precision.device.type)
-        rows_at_once, batches = share_of(self.batch_size, self.gradient_accumulation, context.world.size)
-        return Plan(
-            steps=steps,
-            batch_size=rows_at_once,
-            accumulation=batches,
-            schedule=self.schedule,
-            optimizer=self.optimizer,
-            precision=precision,
-            seed=context.seed,
-            checkpoint_every=math.ceil(steps / self.checkpoints),
-            keep_checkpoints=self.keep_checkpoints,
-            log_every=max(1, steps // _LOG_LINES),
-            gradient_checkpointing=self.gradient_checkpointing,
-            activation_offloading=self.activation_offloading,
-            report_to=tuple(name for name in self.report_to if name != "tensorboard"),
-            offset=offset,
-            world=context.world,
-        )
-
-    def _monitor(self, context: StageContext, tokenizer: Any, precision: Precision) -> Monitor:
-        from adapt.training.monitor import monitor_of
-
-        names = dict.fromkeys([*self.mixture, *([self.general_source] if self.general_source else [])])
-        sources = {name: context.sources[name] for name in names}
-        sizes = self.sequence_length, self.evaluation_bytes
-        return monitor_of(sources, tokenizer, self.objective.kind, *sizes, precision, context.display)
-
-    def _trained(self, context: StageContext, run: Run) -> Trained:
-        from adapt.methods.base import Trained
-        from adapt.training.chat import stop_ids
-
-        location, stops = context.models[self.model], stop_ids(run.tokenizer) if self.objective.learns_answers else ()
-        probe = run.monitor.probe(min(_PROBE_LENGTH, self.sequence_length))
-        return Trained(run.model, location, run.tokenizer, run.rows, run.precision, probe, stops)

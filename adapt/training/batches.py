@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from adapt.errors import AdaptError
+
 if TYPE_CHECKING:
     import torch
+
+
+def check_context(config: Any, name: str, length: int) -> None:
+    """Raises AdaptError where sequences are longer than the model `name` has positions."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise AdaptError(
+            f"sequence_length is {length}, but the model '{name}' has {positions} positions; "
+            f"set sequence_length to at most {positions}"
+        )
 
 
 def pad_id(tokenizer: Any) -> int:

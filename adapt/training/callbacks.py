@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from adapt.display import Task
 from adapt.log import Log
 from adapt.training.monitor import Monitor
+from adapt.training.rehearsal import rehearse
 from adapt.training.resumable import Resumable
 from adapt.training.rules import check_gradients
 
@@ -40,6 +41,7 @@ class Watch(TrainerCallback):
     """Beside the steps of one run; `trainer` is set when it exists, for it is made with its callbacks."""
 
     trainer: Resumable
+    stream: Sequence[Any] = ()
 
     def __init__(
         self, log: Log, task: Task, monitor: Monitor, evaluate_at: set[int], bytes_per_token: float | None, folder: Path
@@ -80,7 +82,8 @@ class Watch(TrainerCallback):
         self._clock = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Measure the model before its first step."""
+        """Measure the model before its first step, and see that the longest batch fits."""
+        rehearse(self.trainer, self.stream)
         if state.global_step == 0:
             self._evaluate(0)
         self._clock = time.perf_counter()

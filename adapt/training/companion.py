@@ -34,6 +34,14 @@ class Companion(TrainerCallback):
         """A factor on the learning rate of an update of this run, counted from 0."""
         return 1.0
 
+    def batch(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch as the model and its loss are to see it; labels that are taken away still count as tokens."""
+        return inputs
+
+    def extra_loss(self) -> torch.Tensor | None:
+        """What the forward pass adds to the loss: a sum over tokens, divided by the update's tokens like the loss."""
+        return None
+
     def changed(self) -> set[str]:
         """Names of parameters and buffers that changed though they do not train."""
         return set()

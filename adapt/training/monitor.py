@@ -15,6 +15,7 @@ from adapt.data.documents import Objective, is_chat, is_pair
 from adapt.data.pairs import answers
 from adapt.data.sources import held_out_documents
 from adapt.evaluation.bits_per_byte import bits_per_byte, evaluating
+from adapt.mixture.domain import in_domain
 from adapt.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -89,8 +90,12 @@ class Monitor:
 
     def measure(self, model: Any) -> dict[str, float]:
         """Bits per byte of each source. Draws no random numbers and leaves the model as it was."""
+        found = {}
         with self.precision.autocast():
-            return {name: held_out.bits_per_byte(model, self.tokenizer) for name, held_out in self.sources.items()}
+            for name, held_out in self.sources.items():
+                with in_domain(model, name):
+                    found[name] = held_out.bits_per_byte(model, self.tokenizer)
+        return found
 
     def probe(self, length: int, rows: int = 4) -> torch.Tensor:
         """Token ids `[rows, length]` of held-out documents, or drawn from the vocabulary where these are too short."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from adapt.training.rows import EmbeddingRows
 
 Groups = list[dict[str, Any]]
+_SMALLEST = 4096
+"""Numbers in a parameter from which bitsandbytes keeps moments in 8 bits."""
 
 
 class BaseOptimizer(Settings, ABC):
@@ -43,6 +46,14 @@ class BaseOptimizer(Settings, ABC):
     def check(self, device: str) -> None:
         """Raises AdaptError where the optimiser cannot run on a device (`cpu`, `cuda`)."""
 
+    @abstractmethod
+    def state_bytes(self, shape: tuple[int, ...], embedding: bool) -> int:
+        """Bytes that the optimiser keeps for a parameter of a shape."""
+
+    def leaves_device(self) -> bool:
+        """Whether these bytes lie in main memory, or go there when a GPU is full."""
+        return False
+
 
 class Optimizer(BaseOptimizer):
     """AdamW, with its moments in 32 or in 8 bits, on the device, paged or in main memory.
@@ -66,6 +77,14 @@ class Optimizer(BaseOptimizer):
             plain = "adamw_8bit" if "8bit" in self.kind else "adamw"
             raise AdaptError(f"optimizer '{self.kind}' needs a CUDA GPU; use '{plain}' on a CPU")
 
+    def state_bytes(self, shape: tuple[int, ...], embedding: bool) -> int:
+        """Two moments."""
+        return 2 * moment_bytes(shape, "8bit" in self.kind and not embedding)
+
+    def leaves_device(self) -> bool:
+        """Paged and offloaded ones do."""
+        return self.kind.startswith(("paged", "offloaded"))
+
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Embeddings keep moments in 32 bits."""
         import torch
@@ -86,6 +105,24 @@ class Optimizer(BaseOptimizer):
             "paged_adamw_32bit": "PagedAdamW32bit",
         }
         return getattr(bitsandbytes.optim, kinds[self.kind])(groups, **arguments)
+
+
+def moment_bytes(shape: tuple[int, ...], eight_bits: bool = False) -> int:
+    """Bytes of one moment of a parameter: 4 for each number, or 1 with a scale of 4 for each 256 numbers.
+
+    bitsandbytes keeps parameters below 4096 numbers in 32 bits.
+    """
+    count = math.prod(shape)
+    if not eight_bits or count < _SMALLEST:
+        return 4 * count
+    return count + 4 * math.ceil(count / 256) + 4 * 256
+
+
+def projected_bytes(shape: tuple[int, ...], rank: int, whole: bool) -> int:
+    """Bytes of `P [r, m]` and of the moments of `P G`, `[r, n]` each, of a matrix with m <= n; else AdamW's."""
+    if whole or len(shape) != 2 or min(shape) <= rank:
+        return 2 * moment_bytes(shape)
+    return 4 * rank * (min(shape) + 2 * max(shape))
 
 
 def keep_32_bits(parameters: Iterable[torch.nn.Parameter]) -> None:

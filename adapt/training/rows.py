@@ -175,6 +175,20 @@ def attach_rows(
     old_rows: OldRows | None = None,
 ) -> EmbeddingRows:
     """Let the rows that `mode` and `hold` leave free train, and freeze the rest. `model` is the plain (inner) model."""
+    height = next(iter(embedding_parameters(model).values())).shape[0]
+    held = special_rows(tokenizer, height) if hold == "special" and mode != "frozen" else set()
+    listed = mode in ("new_rows", "chat_rows")
+    return free_rows(model, mode, held, _listed_rows(mode, held, location, tokenizer) if listed else None, old_rows)
+
+
+def free_rows(
+    model: PreTrainedModel,
+    mode: TrainEmbeddings,
+    held: set[int],
+    listed: torch.Tensor | None,
+    old_rows: OldRows | None = None,
+) -> EmbeddingRows:
+    """`attach_rows` for ids that are known: those that stand still, and those that `new_rows` or `chat_rows` mean."""
     parameters = embedding_parameters(model)
     names, weights = tuple(parameters), tuple(parameters.values())
     again = tuple(name for name, _ in _embedding_names(model) if name not in parameters)
@@ -184,14 +198,13 @@ def attach_rows(
         weight.requires_grad_(trained_whole and mode != "frozen")
     if mode == "frozen":
         return EmbeddingRows(names, (), None, tied, again)
-    held = special_rows(tokenizer, height) if hold == "special" else set()
     if mode == "whole" and old_rows is None:
         free = _others(_ids(held), height) if held else None
         _train_whole(weights, _ids(held))
         return EmbeddingRows(names, weights, free, tied, again)
-    free = _listed_rows(mode, held, location, tokenizer)
     from adapt.training.two_tables import set_apart
 
+    free = _others(_ids(held), height) if listed is None else listed
     rows = EmbeddingRows(names, set_apart(model, free), free, tied, again, weights)
     if old_rows is not None:
         rows.slow, rows.slow_rate = _others(_ids({*held, *free.tolist()}), height), old_rows.lr_scale

@@ -41,8 +41,8 @@ class Snapshot:
 
 
 def module_of(parameter: str) -> str:
-    """The module that a parameter belongs to; both halves of a LoRA update belong to the layer that they change."""
-    for mark in (".lora_", ".vera_"):
+    """The module that a parameter belongs to; updates beside a layer, and the gate over them, belong to the layer."""
+    for mark in (".lora_", ".vera_", ".stack.", ".router.", ".task."):
         if mark in parameter:
             return parameter.split(mark)[0]
     return parameter.rpartition(".")[0]

@@ -27,6 +27,7 @@ from adapt.training.sharding import Hollow
 from adapt.training.trainer import StreamTrainer
 
 if TYPE_CHECKING:
+    from adapt.checkpoints import ModelLocation
     from adapt.display import Display
     from adapt.log import Log
 
@@ -50,6 +51,8 @@ class Run:
     log: Log
     tensorboard: bool = True
     companions: Sequence[Companion] = ()
+    located: Callable[[str], ModelLocation] | None = None
+    """Where a model or a stage's part lies that the objective names."""
     make_trainer: Callable[[Run, Sequence[Any]], Resumable] = lambda run, callbacks: packed_trainer(run, callbacks)
     before: Snapshot = field(init=False)
 
@@ -102,6 +105,7 @@ class Run:
     def _trainer(self, task: Any, continue_from: Path | None, done: int) -> Resumable:
         steps = evaluation_steps(self.plan.steps, self.evaluations)
         watch = Watch(self.log, task, self.monitor, steps, self.bytes_per_token, self.folder)
+        watch.stream = self.stream
         callbacks: list[Any] = [watch, *self.companions]
         if self.tensorboard and self.plan.world.main:
             callbacks.append(TensorBoardCallback(_writer(self.folder / "tensorboard", done)))

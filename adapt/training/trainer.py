@@ -63,7 +63,25 @@ class StreamTrainer(Resumable, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """The loss summed over the batch, divided by the number of trained tokens of the whole update on all devices.
+        """The loss of the tokens, and what the companions add to it."""
+        for companion in self.companions:
+            inputs = companion.batch(inputs)
+        loss = self._token_loss(model, inputs, return_outputs, num_items_in_batch)
+        for companion in self.companions:
+            extra = companion.extra_loss()
+            if extra is not None:
+                loss = loss + self._shared(extra, num_items_in_batch)
+        return loss
+
+    def _shared(self, total: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        """A batch's sum over tokens, divided by the number of trained tokens of the whole update on all devices."""
+        share = total / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        return share * self.accelerator.num_processes if self.args.average_tokens_across_devices else share
+
+    def _token_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool, num_items_in_batch: Any
+    ) -> torch.Tensor:
+        """The loss summed over the batch, divided as in `_shared`.
 
         Small logits are the model's own, all at once. Large ones are never whole: over two tables the chunks are ours,
         over a plain head TRL's, which computes the products twice but has kernels for a GPU.
@@ -79,9 +97,7 @@ class StreamTrainer(Resumable, SFTTrainer):
             loss = outputs["loss"]
         else:
             return super().compute_loss(model, dict(inputs), return_outputs, num_items_in_batch)
-        loss = loss / torch.as_tensor(num_items_in_batch).clamp(min=1)
-        if self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
+        loss = self._shared(loss, num_items_in_batch)
         if self.aux_loss_enabled:  # the balance of a mixture of experts is a mean over a batch
             loss = loss + self.router_aux_loss_coef * outputs["aux_loss"] / self.current_gradient_accumulation_steps
         return loss

@@ -84,7 +84,8 @@ def set_apart(model: Any, ids: torch.Tensor) -> tuple[nn.Parameter, ...]:
         own = module.weight.detach()[ids.to(module.weight.device)].float().clone()
         rows.setdefault(id(module.weight), nn.Parameter(own))
     lookup = TwoTableEmbedding(table, rows[id(table.weight)], ids)
-    _check_lookup(table, lookup, ids)
+    if not table.weight.is_meta:
+        _check_lookup(table, lookup, ids)
     model.set_input_embeddings(lookup)
     model.set_output_embeddings(TwoTableHead(head, rows[id(head.weight)], ids))
     return tuple(rows.values())

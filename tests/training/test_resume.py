@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent.parent
-KINDS = [("full", "fp32"), ("lora", "fp32"), ("full", "bf16"), ("qlora", "fp32")]
+KINDS = [("full", "fp32"), ("lora", "fp32"), ("full", "bf16"), ("qlora", "fp32"), ("mixture", "fp32")]
 MOMENTS = {("full", "fp32"): ("start", "writing", "later"), ("lora", "fp32"): ("writing", "later")}
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from adapt.methods.full import Full
 from adapt.methods.lora import Lora
+from adapt.methods.mixture_of_lora import MixtureOfLora
 from adapt.methods.qlora import Qlora
 from adapt.training import state
 from adapt.training.callbacks import Watch
@@ -30,6 +31,7 @@ METHODS = {
     "full": Full(),
     "lora": Lora(r=4, dropout=0.2, train_embeddings="whole"),
     "qlora": Qlora(r=4, dropout=0.2),
+    "mixture": MixtureOfLora(new=2, r=2, targets=("q_proj",), train="joint", router="sequence"),
 }
 
 

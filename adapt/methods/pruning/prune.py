@@ -35,6 +35,11 @@ def choose(model: Any, settings: Pruning, batches: Batches) -> dict[str, Kept]:
     return kept
 
 
+def cut_any(model: Any, settings: Pruning) -> None:
+    """Cut as much as the settings say, of a model without values: parts are drawn, whatever the criterion."""
+    cut(model, choose(model, settings.model_copy(update={"criterion": "random"}), lambda: iter(())))
+
+
 def cut(model: Any, kept: Mapping[str, Kept]) -> None:
     """Keep only these coordinates of the linear layers; each remembers them as `kept_rows` and `kept_columns`."""
     for name, coordinates in kept.items():

@@ -73,6 +73,10 @@ class Partial(Method):
 
         return self.attach(self.load(location, precision, **arguments), rounds_before(location))
 
+    def outline(self, model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+        """The first turn: what trains in float32, the rest in its stored format or as the run computes."""
+        return self.attach(model if bf16 else model.float())
+
     def companions(self, model: Any, seed: int) -> tuple[Companion, ...]:
         """Freezes and thaws in turns, and tells what trained."""
         from adapt.methods.selection.turns import Turns

@@ -89,11 +89,18 @@ def _keep(file: Path, known: Mapping[str, float]) -> None:
         ) from error
 
 
+def _ratios_or_none(units: list[Unit], weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The ratios; of weights without values 0, which tells at least how many are kept."""
+    if any(weight.is_meta for weight in weights.values()):
+        return dict.fromkeys((unit.name for unit in units), 0.0)
+    return ratios(units, weights)
+
+
 def most_signal(units: Iterable[Unit], weights: Mapping[str, torch.Tensor], share: float) -> list[Unit]:
     """Of each kind of matrix in the blocks, the share of the layers with the highest ratio, one at least."""
     matrices = [unit for unit in units if unit.layer is not None and unit.category not in ("norm", "bias")]
     matrices = [unit for unit in matrices if max(weights[name].dim() for name in unit.parameters) >= 2]
-    ratio, kinds = ratios(matrices, weights), defaultdict(list)
+    ratio, kinds = _ratios_or_none(matrices, weights), defaultdict(list)
     for unit in matrices:
         kinds[unit.stack, unit.kind].append(unit)
     kept: list[Unit] = []

@@ -14,6 +14,7 @@ from adapt.report.sections.preference import preference
 
 _SHOWN = {"trainable", "general", "target", "sources", "base_choice"}
 _SHOWN |= {"preference", "tokens", "steps", "seconds", "tokens_per_second", "peak_memory_bytes", "changed_tensors_ok"}
+_SHOWN |= {"plan"}
 _NOT_A_SOURCE = {"time", "event", "step", "tokens"}
 
 
@@ -27,6 +28,7 @@ def section(record: Record, plots: Plots) -> list[Block]:
         *_general(record, plots),
         *preference(record, plots),
         *_trainable(metrics),
+        *_memory(metrics.get("plan") or {}),
         *_sources(metrics.get("sources") or []),
         *_base_choice(metrics.get("base_choice") or {}),
         *facts("Further numbers", metrics, leave_out=_SHOWN),
@@ -44,6 +46,17 @@ def _lead(metrics: Mapping[str, Any]) -> list[Block]:
     if metrics.get("peak_memory_bytes"):
         text += f", with at most {size_text(metrics['peak_memory_bytes'])} of memory"
     return [Text(text + ".")]
+
+
+def _memory(plan: Mapping[str, Any]) -> list[Block]:
+    """The planner's estimate beside what the run took."""
+    if not plan.get("estimate"):
+        return []
+    rows = [(name, size_text(size)) for name, size in (plan.get("parts") or {}).items()]
+    rows.append(("estimated peak", size_text(plan["estimate"])))
+    if plan.get("measured"):
+        rows.append(("measured peak", f"{size_text(plan['measured'])} (the estimate is {plan['error']:+.1%})"))
+    return [table("Memory while training, by the plan", ("part", "size"), rows)]
 
 
 def _loss(record: Record, plots: Plots) -> list[Block]:

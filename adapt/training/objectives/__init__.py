@@ -8,11 +8,12 @@ from pydantic import BeforeValidator, Field
 
 from adapt.training.objectives.base import Objective
 from adapt.training.objectives.causal_lm import CausalLm
+from adapt.training.objectives.distil import Distil
 from adapt.training.objectives.dpo import Dpo
 from adapt.training.objectives.orpo import Orpo
 from adapt.training.objectives.sft import Sft
 
-OBJECTIVES: tuple[type[Objective], ...] = (CausalLm, Sft, Dpo, Orpo)
+OBJECTIVES: tuple[type[Objective], ...] = (CausalLm, Sft, Dpo, Orpo, Distil)
 
 
 def named(value: Any) -> Any:

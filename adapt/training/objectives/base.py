@@ -29,6 +29,15 @@ class Objective(Settings, ABC):
     learns_answers: ClassVar[bool] = True
     """Whether an assistant's turns are learned, and with them the token that ends one."""
 
+    @property
+    def form(self) -> str:
+        """The kind of objective whose data this one learns from."""
+        return self.kind  # type: ignore[attr-defined]
+
+    def references(self) -> Iterator[tuple[tuple[str, ...], str, str]]:
+        """Stages and models of the recipe that the settings name: the keys that lead there, the name, the part."""
+        return iter(())
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Settings that do not go together, as pairs of a key and what is wrong with it."""
         return iter(())

@@ -24,7 +24,7 @@ class Packed(Objective):
         """Packed rows."""
         from adapt.data.stream import build_stream
 
-        return build_stream(sources, mixture, tokenizer, objective=self.kind, **settings)
+        return build_stream(sources, mixture, tokenizer, objective=self.form, **settings)
 
     def show(self, display: Display, stream: Any, tokenizer: Any) -> None:
         """A table of the sources and an example of each."""

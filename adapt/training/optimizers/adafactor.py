@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from adapt.settings import Share
-from adapt.training.optimizer import BaseOptimizer, Groups
+from adapt.training.optimizer import BaseOptimizer, Groups, moment_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,11 @@ class Adafactor(BaseOptimizer):
     """Adafactor, with a state that hardly takes memory."""
     beta1: Share | None = None
     """Decay of the first moment, which is a number for each weight. Empty: none is kept."""
+
+    def state_bytes(self, shape: tuple[int, ...], embedding: bool) -> int:
+        """A row and a column of a matrix, and a moment where one is asked for."""
+        first = moment_bytes(shape) if self.beta1 is not None else 0
+        return first + (moment_bytes(shape) if len(shape) < 2 else 4 * (shape[0] + shape[1]))
 
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Without the rate that Adafactor makes up from the step and the weights' size."""

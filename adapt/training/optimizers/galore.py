@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from adapt.settings import Count, Positive, Share
-from adapt.training.optimizer import BaseOptimizer, Groups
+from adapt.training.optimizer import BaseOptimizer, Groups, projected_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,10 @@ class Galore(BaseOptimizer):
     """Decay of the second moment."""
     epsilon: Positive = 1e-8
     """Added to the root of the second moment."""
+
+    def state_bytes(self, shape: tuple[int, ...], embedding: bool) -> int:
+        """Two moments of r rows or columns and the projection; of the rest AdamW's."""
+        return projected_bytes(shape, self.rank, embedding)
 
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Ours: the public package's projections are objects that could only be pickled into a checkpoint."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from adapt.errors import AdaptError
 from adapt.settings import Share
-from adapt.training.optimizer import BaseOptimizer, Groups, keep_32_bits
+from adapt.training.optimizer import BaseOptimizer, Groups, keep_32_bits, moment_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,14 @@ class Lion(BaseOptimizer):
         """Pages need CUDA's unified memory."""
         if self.kind.startswith("paged") and device != "cuda":
             raise AdaptError(f"optimizer '{self.kind}' needs a CUDA GPU; use 'lion_8bit' on a CPU")
+
+    def state_bytes(self, shape: tuple[int, ...], embedding: bool) -> int:
+        """One moment."""
+        return moment_bytes(shape, "8bit" in self.kind and not embedding)
+
+    def leaves_device(self) -> bool:
+        """The paged one does."""
+        return self.kind.startswith("paged")
 
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Embeddings keep their moment in 32 bits."""

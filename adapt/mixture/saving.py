@@ -1,0 +1,90 @@
+"""A trained mixture on the disk: its folder, and beside it the closest that a plain checkpoint comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapt.checkpoints import load_model
+from adapt.errors import AdaptError
+from adapt.methods.base import Trained
+from adapt.methods.export import live_logits, low_rank, measure, write_plain
+from adapt.mixture.folder import load_mixture, save_mixture
+from adapt.mixture.gating.shared import SharedRouter
+from adapt.mixture.mixture import Mixture, layers_of, mixture_in
+from adapt.mixture.observing import observe_batches
+
+_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}
+"""How far the logits of what was written may be from the live ones, as a part of the largest."""
+
+
+def save_trained(trained: Trained, folder: Path) -> dict[str, Any]:
+    """Write `folder/mixture` and `folder/model`; both are read back and compared with the model as it trained.
+
+    `model/` holds the base with the adapters added in the shares that they had on the run's own data: the mean gates,
+    which no longer depend on the text. What that costs is measured.
+    """
+    mixture = mixture_in(trained.model)
+    with some_domains(mixture, len(trained.probe)):
+        expected = live_logits(trained)
+        if not mixture.averages:
+            found = observe_batches(trained.model, mixture.routing, [{"input_ids": trained.probe}])
+            mixture.averages = {place: observation.average for place, observation in found.items()}
+    save_mixture(trained.model, trained.tokenizer, folder / "mixture")
+    difference = read_back(trained, expected, folder / "mixture")
+    base = load_model(trained.location, torch.float32).state_dict()
+    plain, logits = write_plain(with_mean_gates(trained.model, base, mixture.averages), trained, folder / "model")
+    return {
+        "reload_difference": max(difference, plain),
+        "merge": {"written": measure(expected, logits)},
+        "collapse": {"by": "average", **measure(expected, logits)},
+    }
+
+
+@contextmanager
+def some_domains(mixture: Mixture, rows: int) -> Iterator[None]:
+    """Name a domain for each row where gates cannot do without."""
+    if not mixture.routing.strict:
+        yield
+        return
+    with mixture.routing.naming(list(islice(cycle(mixture.names), rows))):
+        yield
+
+
+def read_back(trained: Trained, expected: torch.Tensor, folder: Path) -> float:
+    """The largest difference of logits between a folder and the model that it was written from."""
+    dtype = trained.precision.dtype
+    model = load_mixture(folder, trained.location.path, dtype)[0].to(trained.precision.device)
+    with some_domains(mixture_in(model), len(trained.probe)), torch.inference_mode(), trained.precision.autocast():
+        logits = model(input_ids=trained.probe.to(trained.precision.device), use_cache=False).logits.float().cpu()
+    difference = float((logits - expected).abs().max())
+    limit = _TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
+    if not difference <= limit:
+        raise AdaptError(
+            f"the mixture written to '{folder}' does not load back as it was: logits differ by {difference:.3g} "
+            f"(allowed {limit:.3g})"
+        )
+    return difference
+
+
+def with_mean_gates(
+    model: Any, base: Mapping[str, torch.Tensor], averages: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The base's weights with `sum_e g_e s_e B_e A_e` added in float32; `averages` holds `g [adapters]` by place."""
+    state = dict(base)
+    for name, layer in layers_of(model).items():
+        place = layer.router.place if isinstance(layer.router, SharedRouter) else name
+        update = torch.zeros(())
+        for adapter, share in zip(layer.stack.names, averages[place].tolist(), strict=True):
+            factors = layer.stack.factors(adapter)
+            if factors is not None and share:
+                update = update + low_rank(factors.b.cpu(), factors.a.cpu(), share * factors.scale)
+        weight = state[f"{name}.weight"].float()
+        transposed = type(layer.base).__name__ == "Conv1D"
+        state[f"{name}.weight"] = (weight + (update.T if transposed and update.dim() else update)).contiguous()
+    return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,21 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+
+
+def save_noted(tensors: Mapping[str, torch.Tensor], path: Path, notes: Mapping[str, str]) -> None:
+    """Write a safetensors file with several notes in its metadata, the same bytes each time.
+
+    The library writes them in an order that it draws anew in every process.
+    """
+    from safetensors.torch import save
+
+    content = save(dict(tensors), metadata=dict(notes))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end]) | {"__metadata__": dict(sorted(notes.items()))}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text = text.ljust(-(-len(text) // 8) * 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
 def probe_ids(vocabulary_size: int, length: int = 48, seed: int = 0) -> torch.Tensor:

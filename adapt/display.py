@@ -111,7 +111,9 @@ class _Lines(Task):
 
 def _standard_output() -> Console:
     console = Console(highlight=False)
-    if not console.is_terminal and not console.is_jupyter and "COLUMNS" not in os.environ:
+    if console.is_jupyter:  # plain lines, which a saved notebook keeps; ipykernel asks for colours all the same
+        console = Console(highlight=False, force_jupyter=False, force_terminal=False, no_color=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PLAIN_WIDTH
     return console
 
@@ -172,6 +174,6 @@ class Display:
         )
 
 
-def silent() -> Display:
-    """A display that shows nothing, for a process beside the one that shows."""
-    return Display(Console(file=open(os.devnull, "w", encoding="utf-8")))
+def quiet() -> Display:
+    """A display that shows nothing, for `adapt.run(recipe, display=adapt.quiet())` and its like."""
+    return Display(Console(quiet=True, force_terminal=False, force_jupyter=False))

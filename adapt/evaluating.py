@@ -92,7 +92,7 @@ class Request:
         return asked, templates
 
 
-def evaluate(models: Sequence[str] | str, display: Display | None = None, **options: Any) -> dict[str, Any]:
+def evaluate(models: Sequence[str | Path] | str, display: Display | None = None, **options: Any) -> dict[str, Any]:
     """Score models; `options` are the fields of `Request`. Returns the numbers of an evaluate stage's manifest."""
     several = (models,) if isinstance(models, str) else tuple(map(str, models))
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 def write(
     merge: Merge,
-    folder: Path,
+    folder: str | Path,
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
     threads: int | None = None,
@@ -48,7 +48,7 @@ def write(
     random is drawn alike, and sums differ by rounding. Raises MergeError where `folder` holds something already, for
     too little space, for NaN or infinity in an input, and for a result that the output's type cannot hold.
     """
-    merge = merge if device is None else replace(merge, device=device)
+    merge, folder = merge if device is None else replace(merge, device=device), Path(folder)
     check_output(merge, folder)
     place = unfinished(folder)
     files = shards(merge.outputs, shard_size)

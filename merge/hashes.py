@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import xxhash
 
@@ -67,3 +68,14 @@ def fingerprint(tensors: Mapping[str, str]) -> str:
     """One hash for a model: of its tensors' names and hashes, whatever files they lie in."""
     lines = "".join(f"{name} {tensors[name]}\n" for name in sorted(tensors))
     return xxhash.xxh3_128_hexdigest(lines.encode())
+
+
+def file_hash(path: Path) -> str:
+    """The hash of a whole file, computed as a tensor's is."""
+    with path.open("rb") as file:
+
+        def read(place: int, part: memoryview) -> None:
+            file.seek(place)
+            file.readinto(part)
+
+        return of_bytes(read, path.stat().st_size)

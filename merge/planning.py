@@ -133,7 +133,7 @@ def target_of(output: Output, place: Place, by_token: bool) -> Target:
 
 def prepare(
     expression: str,
-    folders: Mapping[str, Path],
+    folders: Mapping[str, str | Path],
     dtype: torch.dtype | None = None,
     vocabulary_from: str | None = None,
     special_from: str | None = None,
@@ -169,7 +169,7 @@ def prepare(
 
 
 def _opened(
-    expression: str, folders: Mapping[str, Path], total: int
+    expression: str, folders: Mapping[str, str | Path], total: int
 ) -> tuple[Combination, dict[str, Checkpoint], dict[str, Adapter]]:
     """The expression with the headers of everything that it names: models and saved vectors, and adapters."""
     names = names_in(expression)

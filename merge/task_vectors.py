@@ -26,7 +26,11 @@ def is_task_vector(folder: Path) -> bool:
 
 
 def extract(
-    expression: str, folders: Mapping[str, Path], output: Path, threads: int | None = None, progress: Any = None
+    expression: str,
+    folders: Mapping[str, str | Path],
+    output: str | Path,
+    threads: int | None = None,
+    progress: Any = None,
 ) -> dict[str, Any]:
     """Write the task vector `expression`, such as `instruct - base`, to a new folder; returns what its mark says.
 

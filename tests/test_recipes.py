@@ -32,9 +32,17 @@ REDUCED: dict[str, tuple[str, ...]] = {
     ),
     "loram": ("data.target.arguments.count=300 data.general.arguments.count=300",),
     "merge": ("data.general.arguments.count=20 data.ask.arguments.count=6",),
+    "mixture": (
+        *(f"data.{name}.arguments.count=150" for name in ("numbers", "dates", "amounts", "composites")),
+        *(f"data.ask_{name}.arguments.count=2" for name in ("numbers", "dates", "amounts")),
+        *(f"stages.scores.suites.{name}.max_new_tokens=4" for name in ("numbers", "dates", "amounts", "composites")),
+        "data.ask_composites.arguments.count=2 stages.ties.evaluation_bytes=1k",
+        *(f"stages.{name}_adapter.tokens=2k" for name in ("numbers", "dates", "amounts")),
+        "stages.gates.tokens=2k stages.distilled.tokens=2k",
+    ),
     "preference": (
         "data.answers.arguments.count=100 data.pairs.arguments.count=150",
-        "data.general.arguments.count=150 data.ask.arguments.count=6",
+        "data.general.arguments.count=150 data.ask.arguments.count=6 data.dev.arguments.count=6",
     ),
     "qlora": ("data.target.arguments.count=300 data.general.arguments.count=200", "stages.grown.add=40"),
     "staged": (
@@ -53,11 +61,10 @@ REDUCED: dict[str, tuple[str, ...]] = {
 
 def reduced(path: Path, runs: Path) -> list[str]:
     """The options that make a recipe small: little text, a few steps of training."""
-    options = [option for line in REDUCED[path.stem] for option in line.split()]
-    for name, stage in adapt.load_recipe(path).recipe.stages.items():
-        if stage.kind == "train":
-            options += [f"stages.{name}.{setting}" for setting in SMALL_TRAINING.split()]
-    return [*options, f"runs={runs}"]
+    stages = adapt.load_recipe(path).recipe.stages.items()
+    trained = [name for name, stage in stages if stage.kind == "train"]
+    options = [f"stages.{name}.{setting}" for name in trained for setting in SMALL_TRAINING.split()]
+    return [*options, *(option for line in REDUCED[path.stem] for option in line.split()), f"runs={runs}"]
 
 
 def run(path: Path, runs: Path) -> tuple[adapt.recipe.Finished, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from adapt.errors import AdaptError
 @contextmanager
 def plain_errors(stopped: str = "stopped") -> Iterator[None]:
     """End with the error's exit code and without a traceback; `stopped` is what is said after Ctrl-C."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # words of libraries to those who program with them
     try:
         yield
     except AdaptError as error:

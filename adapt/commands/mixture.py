@@ -110,27 +110,43 @@ def prune(
 def info(folder: Folder) -> None:
     """Say what a mixture consists of."""
     with plain_errors():
-        from adapt.checkpoints import read_json
         from adapt.display import Display
-        from adapt.mixture.folder import ADAPTERS, read_mixture
+        from adapt.mixture.folder import read_mixture
 
         found = read_mixture(folder)
         rows = []
         for name in found["adapters"]:
-            config = read_json(folder / ADAPTERS / name / "adapter_config.json")
             domains = [domain for domain, own in found.get("domains", {}).items() if own == name]
             state = "no weight yet" if name in found.get("closed", ()) else ""
-            ranks = sorted({config["r"], *(config.get("rank_pattern") or {}).values()})
-            rows.append([name, ", ".join(map(str, ranks)), ", ".join([name, *domains]), state])
+            rows.append([name, _size(folder, found["kind"], name), ", ".join([name, *domains]), state])
         router = ", ".join(f"{key} {value}" for key, value in found["router"].items() if value not in (None, {}))
         typer.echo(f"base: {found['base']['path']}" + (f" in {found['quantised']}" if found.get("quantised") else ""))
-        typer.echo(f"gates: one for each {found['gate']}; {router}")
-        Display().table(str(folder), ["adapter", "rank", "domains", ""], rows)
+        place = found["gate"] if found["kind"] == "lora" else "feed-forward layer with adapters"
+        typer.echo(f"gates: one for each {place}; {router}")
+        if found.get("task"):
+            typer.echo(f"task adapter: {found['task']} units beside every feed-forward layer")
+        size = "rank" if found["kind"] == "lora" else "units"
+        Display().table(str(folder), ["adapter", size, "domains", ""], rows)
+
+
+def _size(folder: Path, kind: str, name: str) -> str:
+    """An adapter's ranks, or its units beside each of its layers."""
+    from adapt.checkpoints import read_json
+    from adapt.mixture.folder import ADAPTERS
+
+    own = folder / ADAPTERS / name
+    if kind == "bottleneck":
+        config = read_json(own / "bottleneck_config.json")
+        return f"{config['width']} beside {', '.join(config['layers'])}"
+    config = read_json(own / "adapter_config.json")
+    return ", ".join(map(str, sorted({config["r"], *(config.get("rank_pattern") or {}).values()})))
 
 
 def _changed(folder: Path, output: Path, base: str | None, change: Any) -> None:
-    from adapt.mixture.folder import load_mixture, save_mixture, written_whole
+    from adapt.mixture.change import check_changeable
+    from adapt.mixture.folder import load_mixture, read_mixture, save_mixture, written_whole
 
+    check_changeable(read_mixture(folder)["kind"])
     with written_whole(output) as place:
         model, tokenizer = load_mixture(folder, base)
         change(model, tokenizer)

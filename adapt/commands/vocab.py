@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,23 +11,17 @@ import typer
 
 from adapt.commands.errors import plain_errors
 from adapt.commands.numbers import whole
-from adapt.errors import AdaptError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from adapt.data.sources import Source
-    from adapt.vocabulary.inspect import Expansion, Inspection, Missing, ModelSize
+    from adapt.vocabulary.inspect import Expansion, Inspection, Missing
 
 vocab_app = typer.Typer(
     help="Look at what a tokenizer does to a language, before its vocabulary is grown.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-_HELD_OUT = 0.1
-_MEASURED = 1_000_000
-"""Bytes of each text that are measured at most."""
 
 
 @vocab_app.callback()
@@ -61,7 +55,9 @@ def inspect(
     Only the tokenizer and config.json are loaded. A tenth of the documents is kept out of learning and measured.
     """
     with plain_errors():
-        found = _inspection(model, corpus, general or [], _sizes(sizes), whole("--sample", sample), field)
+        from adapt.vocabulary.from_files import inspect_vocabulary
+
+        found = inspect_vocabulary(model, corpus, general or (), _sizes(sizes), whole("--sample", sample), field)
         if output is not None:
             _write(found, output)
         if as_json:
@@ -72,57 +68,6 @@ def inspect(
 
 def _sizes(text: str) -> list[int]:
     return sorted({whole("--sizes", part) for part in text.split(",")})
-
-
-def _inspection(
-    model: str, corpus: Sequence[str], general: Sequence[str], sizes: Sequence[int], sample: int, field: str | None
-) -> Inspection:
-    from adapt.checkpoints import ModelLocation, load_tokenizer
-    from adapt.vocabulary.inspect import inspect as look
-    from adapt.vocabulary.splice import published
-    from adapt.vocabulary.texts import training_texts
-
-    sources = {**_sources(corpus, field, _HELD_OUT), **_sources(general, field, 1)}
-    learned, measured = list(sources)[: len(set(corpus))], list(sources)[len(set(corpus)) :]
-    location = ModelLocation(model)
-    texts = _texts(sources)
-    return look(
-        published(location, load_tokenizer(location)),
-        training_texts(learned, sources, sample),
-        {name: texts[name] for name in learned},
-        {name: texts[name] for name in measured},
-        sizes,
-        _model_size(location),
-        model,
-    )
-
-
-def _sources(files: Sequence[str], field: str | None, held_out: float) -> dict[str, Source]:
-    from adapt.data.sources import Files
-
-    return {file: Files(files=(file,), field=field, held_out=held_out) for file in files}
-
-
-def _texts(sources: Mapping[str, Source]) -> dict[str, list[str]]:
-    from adapt.data.sources import held_out_documents
-    from adapt.vocabulary.words import text_of
-
-    return {name: list(map(text_of, held_out_documents(source, _MEASURED))) for name, source in sources.items()}
-
-
-def _model_size(location: Any) -> ModelSize | None:
-    """The embeddings' shape by `config.json`; None for a tokenizer without a model."""
-    from adapt.checkpoints import load_config
-    from adapt.vocabulary.inspect import ModelSize
-
-    try:
-        config = load_config(location).get_text_config()
-    except AdaptError:
-        return None
-    width = getattr(config, "hidden_size", None)
-    if width is None:
-        return None
-    return ModelSize(config.vocab_size, width, bool(getattr(config, "tie_word_embeddings", False)))
 
 
 def _write(found: Inspection, folder: Path) -> None:

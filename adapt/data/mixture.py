@@ -9,7 +9,11 @@ from math import lcm
 
 import numpy as np
 
+from adapt.errors import AdaptError
+
 _PRECISION = 10**9
+_MOST_ROWS = 10**8
+"""A run's rows are laid out in memory before it starts; these are a hundred billion tokens in rows of 1,024."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ def interleave(
         |x - w T| <= tokens of the longest sequence        (cf. Tijdeman 1980, the chairman assignment problem).
 
     All in whole numbers: the result does not depend on rounding. Shares are all above 0.
+    Raises AdaptError where these would be more than 100,000,000 rows.
     """
+    _check_rows(max(budget // max(int(values.max()) for values in sizes), multiple), budget)
     weights = weights_of(shares)
     total, unit = sum(weights), lcm(*weights)
     steps = [unit // weight for weight in weights]
@@ -74,6 +80,16 @@ def interleave(
         done += chosen.advance()
         tokens.append(done)
     return Schedule(np.array(sources, dtype=np.int32), np.array(sequences, dtype=np.int64), np.array(tokens, np.int64))
+
+
+def _check_rows(rows: int, budget: int) -> None:
+    if rows > _MOST_ROWS:
+        error = AdaptError(
+            f"{budget:,} tokens are {rows:,} sequences or more, and a run has at most {_MOST_ROWS:,}; "
+            "lower tokens, epochs or batch_size"
+        )
+        error.exit_code = 2
+        raise error
 
 
 class _Reader:

@@ -79,7 +79,7 @@ def open_store(
     token, and where the disk is full.
     """
     form = "pairs" if objective in PREFERENCE else objective
-    key = digest(VERSION, source.fingerprint(), source.model_dump(mode="json"), tokenizer_hash(tokenizer), form)
+    key = digest(VERSION, source.unchanged(), source.model_dump(mode="json"), tokenizer_hash(tokenizer), form)
     folder = cache / "tokens" / key
     if not folder.exists():
         if display is not None:
@@ -89,12 +89,15 @@ def open_store(
 
 
 def _make(source: Source, tokenizer: Any, objective: Objective, folder: Path) -> None:
+    before = source.fingerprint()
     try:
         temporary = _temporary(folder)
     except OSError as error:
         raise AdaptError(f"cannot write tokens below '{folder.parent}': {error.strerror or error}") from error
     try:
         counts = _write(source, _encoder(tokenizer, objective, source.origin), objective, temporary)
+        if source.fingerprint() != before:
+            raise AdaptError(f"{source.origin} changed while it was read; run again")
         if not counts.tokens:
             raise AdaptError(_nothing(source, counts))
         (temporary / "counts.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")

@@ -8,8 +8,21 @@ Recipes use the public functions as Python generators by import path::
 """
 
 from adapt.demo.cheques import cheques
+from adapt.demo.composites import composite_conversations, composite_questions, series
 from adapt.demo.domains import DOMAINS, ITEM_DOMAINS
 from adapt.demo.generators import conversations, preferences, questions, statements
 from adapt.demo.languages import LANGUAGES
 
-__all__ = ["DOMAINS", "ITEM_DOMAINS", "LANGUAGES", "cheques", "conversations", "preferences", "questions", "statements"]
+__all__ = [
+    "DOMAINS",
+    "ITEM_DOMAINS",
+    "LANGUAGES",
+    "cheques",
+    "composite_conversations",
+    "composite_questions",
+    "conversations",
+    "preferences",
+    "questions",
+    "series",
+    "statements",
+]

@@ -34,7 +34,7 @@ def statements(
     """
     if not 0 <= qa_share <= 1:
         raise ValueError(f"qa_share is {qa_share}: it is a share, from 0 to 1")
-    spoken = _checked(languages, split, domains)
+    spoken = checked(languages, split, domains)
     random = Random(f"statements {seed} {split} {languages}")
     for _ in range(count):
         language = random.choice(spoken)
@@ -55,10 +55,10 @@ def conversations(
     domains: Sequence[str] | None = None,
 ) -> Iterator[dict[str, list[dict[str, str]]]]:
     """One question and its bare answer each, as messages of a user and an assistant."""
-    spoken = _checked(languages, split, domains)
+    spoken = checked(languages, split, domains)
     random = Random(f"conversations {seed} {split} {languages}")
     for _ in range(count):
-        question, answer, _ = _question(random, random.choice(spoken), split, domains)
+        question, answer, _ = drawn_question(random, random.choice(spoken), split, domains)
         yield {
             "messages": [
                 {"role": "user", "content": question},
@@ -78,12 +78,12 @@ def preferences(
 
     Both answers are as well formed as each other: only what was asked tells them apart.
     """
-    spoken = _checked(languages, split, domains)
+    spoken = checked(languages, split, domains)
     random = Random(f"preferences {seed} {split} {languages}")
     for _ in range(count):
         language = random.choice(spoken)
-        question, right, name = _question(random, language, split, domains)
-        others = (_question(random, language, split, [name])[1] for _ in range(ATTEMPTS))
+        question, right, name = drawn_question(random, language, split, domains)
+        others = (drawn_question(random, language, split, [name])[1] for _ in range(ATTEMPTS))
         wrong = next(answer for answer in others if answer != right)
         yield {
             "prompt": [{"role": "user", "content": question}],
@@ -103,13 +103,13 @@ def questions(
 
     `domains` defaults to those whose items are really held out (`ITEM_DOMAINS`).
     """
-    (spoken,) = _checked([language], split, domains)
+    (spoken,) = checked([language], split, domains)
     asked = [name for name in domains or ITEM_DOMAINS if name in spoken.phrases]
     random, seen = Random(f"questions {seed} {split}"), set[str]()
     for index in range(count):
         name = asked[index % len(asked)]
         for _ in range(ATTEMPTS):
-            prompt, answer, _ = _question(random, spoken, split, [name])
+            prompt, answer, _ = drawn_question(random, spoken, split, [name])
             if prompt not in seen:
                 break
         else:
@@ -118,7 +118,7 @@ def questions(
         yield {"prompt": prompt, "answer": answer, "domain": name}
 
 
-def _checked(languages: Sequence[str], split: str, domains: Sequence[str] | None) -> list[Language]:
+def checked(languages: Sequence[str], split: str, domains: Sequence[str] | None) -> list[Language]:
     """The languages by name, after every argument's names were found in their tables."""
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages is {languages!r}: a list of codes such as [en, uk] is needed")
@@ -143,7 +143,9 @@ def _draw(random: Random, language: Language, split: Split, domains: Sequence[st
     return name, DOMAINS[name], DOMAINS[name].draw(random, split)
 
 
-def _question(random: Random, language: Language, split: Split, domains: Sequence[str] | None) -> tuple[str, str, str]:
+def drawn_question(
+    random: Random, language: Language, split: Split, domains: Sequence[str] | None
+) -> tuple[str, str, str]:
     """A question, its answer and its domain; see `places` for the forms kept from training."""
     name, domain, item = _draw(random, language, split, domains)
     forms = language.phrases[name].questions
@@ -154,7 +156,7 @@ def _question(random: Random, language: Language, split: Split, domains: Sequenc
 
 
 def _qa_prose(random: Random, language: Language, split: Split, domains: Sequence[str] | None) -> str:
-    question, answer, _ = _question(random, language, split, domains)
+    question, answer, _ = drawn_question(random, language, split, domains)
     ask, reply = random.choice(language.markers if random.random() < 0.5 else DIALOGUE_MARKERS)
     return f"{ask} {question} {reply} {answer}"
 

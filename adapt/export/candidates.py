@@ -15,6 +15,7 @@ from adapt.export import bases
 from adapt.export.correction import correct
 from adapt.export.measures import Reference, closest, drawn_text, held_out_text
 from adapt.export.source import Source, load_plain
+from adapt.methods.adapter import with_rows_file
 from merge.engine import write
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Export:
         """Put the kept candidate in its place, with the record in its `merge.json`."""
         model, place = self.folder / "model", self._place(kept)
         merged = read_json(place / "merge.json") | {"export": record}
+        if self.source.adapter is not None:
+            merged = with_rows_file(merged, self.adapter(), bases.ADAPTER)
         (place / "merge.json").write_text(json.dumps(merged, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         with (place / "README.md").open("a", encoding="utf-8") as card:
             card.write(_card(record))

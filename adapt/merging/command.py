@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,17 +71,16 @@ def search(
     same command goes on where it stopped.
     """
     with _plain_errors():
+        from adapt.merging.coefficients import searched, template_from
         from adapt.merging.objective import goals_of
-        from adapt.merging.search import search as run
+        from merge.locations import named
 
-        template = _template(expression, models or [], free or [], dtype, vocabulary_from, special_from)
+        template = template_from(expression, named(models or []), free or [], dtype, vocabulary_from, special_from)
         if write:
             _check_writable(template, output / "model")
         goals = goals_of(text or [], task or [], size, questions)
-        outcome = run(template, goals, output, method, trials, seed, _report)
-        record = outcome.record(method, seed)
-        keep(record, output)
-        _show(outcome, record, models or [])
+        outcome = searched(template, goals, output, method, trials, seed, _report)
+        _show(outcome, outcome.record(method, seed), models or [])
         typer.echo(f"wrote {output / 'search.json'} and {output / 'curve.png'}")
         if write:
             _write(outcome, output / "model")
@@ -101,29 +99,6 @@ def _plain_errors() -> Iterator[None]:
             raise MergeError(str(error)) from error
 
 
-def _template(
-    expression: str,
-    models: Sequence[str],
-    free: Sequence[str],
-    dtype: str | None,
-    vocabulary_from: str | None,
-    special_from: str | None,
-) -> Template:
-    from adapt.merging.free import check_names, free_of
-    from adapt.merging.template import template_of
-    from merge.formula import names_in
-    from merge.locations import folders_of, named
-    from merge.planning import dtype_of
-
-    frees = free_of(free)
-    places = named(models)
-    check_names(frees, expression, places)
-    names = [name for name in names_in(expression) if name not in {found.name for found in frees}]
-    folders = folders_of(names, places)
-    kind = dtype_of(dtype) if dtype else None
-    return template_of(expression, folders, frees, kind, vocabulary_from, special_from)
-
-
 def _report(number: int, count: int, trial: Trial, value: float, best: float) -> None:
     """A line for each trial."""
     values = "  ".join(f"{label}={found:g}" for label, found in trial.values.items())
@@ -132,15 +107,6 @@ def _report(number: int, count: int, trial: Trial, value: float, best: float) ->
     )
     mark = "  best so far" if value == best else ""
     typer.echo(f"  {number}/{count}  {values}  {scores}  {trial.seconds:.1f} s{mark}")
-
-
-def keep(record: dict[str, Any], folder: Path) -> None:
-    """Write `search.json` and `curve.png`."""
-    from adapt.report.search_curve import curve
-
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    (folder / "search.json").write_text(text, encoding="utf-8")
-    curve(record).savefig(folder / "curve.png", dpi=140, metadata={"Software": None})
 
 
 def _show(outcome: Outcome, record: dict[str, Any], models: Sequence[str]) -> None:

@@ -21,8 +21,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt.checkpoints import ModelLocation, load_model, load_tokenizer, read_json
+from adapt.checkpoints import ModelLocation, load_model, load_tokenizer, read_json, save_noted
 from adapt.errors import AdaptError
+from adapt.methods.base import plain_model
 from adapt.training.rows import VOCABULARY_FILE
 
 if TYPE_CHECKING:
@@ -73,32 +74,41 @@ def _lacking(location: ModelLocation, height: int) -> set[int]:
 
 
 def save_vocabulary(trained: Trained, base: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write rows and tokenizer beside an adapter. `base` are the weights of the base, in float32, by their names.
+    """Write rows and tokenizer beside an adapter. `base` are the weights of the base, in any format, by their names.
 
-    Nothing is written where the base was never grown and no row trained.
+    Nothing is written, and no weight of the base is asked for, where it was never grown and no row trained.
     """
     import torch
-    from safetensors.torch import save_file
 
-    changed = trained.rows.tensors().get("ids", torch.tensor([], dtype=torch.long))
-    height = base[trained.rows.names[0]].shape[0]
+    rows = trained.rows.tensors()
+    changed = rows.pop("ids", torch.tensor([], dtype=torch.long))
+    height = plain_model(trained.model).get_input_embeddings().weight.shape[0]
     ids = torch.tensor(sorted({*changed.tolist(), *_lacking(trained.location, height)}), dtype=torch.long)
     if not len(ids):
         return
-    from adapt.methods.export import put_rows
-
     folder.mkdir(parents=True, exist_ok=True)
-    names, state = trained.rows.names, put_rows(dict(base), trained)
-    tensors = {name: state[name].float()[ids].contiguous() for name in names}
+    names, place = trained.rows.names, torch.searchsorted(ids, changed)
     biases = [f"{name.removesuffix('weight')}bias" for name in names]
-    tensors |= {name: state[name].float()[ids].contiguous() for name in biases if name in state}
+    tensors = {name: base[name][ids].float().contiguous() for name in (*names, *biases) if name in base}
+    for name, values in rows.items():
+        tensors[name][place] = values
     metadata = {"base": trained.location.path} | {f"others of {name}": digest_rows(base[name], ids) for name in names}
     metadata["blocks"] = digest_blocks(base, (*names, *trained.rows.again, *biases))
-    save_file({"ids": ids} | tensors, folder / ROWS_FILE, metadata=metadata)
+    save_noted({"ids": ids} | tensors, folder / ROWS_FILE, metadata)
     trained.tokenizer.save_pretrained(folder)
     source = trained.location.folder
     if source is not None and (source / VOCABULARY_FILE).exists():
         shutil.copyfile(source / VOCABULARY_FILE, folder / VOCABULARY_FILE)
+
+
+def with_rows_file(record: dict[str, Any], adapter: Path, name: str) -> dict[str, Any]:
+    """A merge's record in which the rows that the adapter `name` carries are among its inputs."""
+    from merge.verification import file_hash
+
+    if not (adapter / ROWS_FILE).exists():
+        return record
+    files = {"files": {ROWS_FILE: file_hash(adapter / ROWS_FILE)}}
+    return record | {"inputs": record["inputs"] | {name: record["inputs"][name] | files}}
 
 
 def _read_rows(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

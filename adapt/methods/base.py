@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adapt.checkpoints import ModelLocation
     from adapt.training.companion import Companion
     from adapt.training.objectives.base import Collate
+    from adapt.training.optimizer import BaseOptimizer
     from adapt.training.precision import Precision
     from adapt.training.rows import EmbeddingRows
 
@@ -87,6 +88,10 @@ class Method(Settings, ABC):
     def collator(self, collate: Collate) -> Collate:
         """How rows become batches, with what the method needs of them besides."""
         return collate
+
+    def conflicts_with(self, optimizer: BaseOptimizer) -> Iterator[tuple[str, str]]:
+        """What of the settings does not go with an optimiser, as in `conflicts`."""
+        return iter(())
 
     @abstractmethod
     def load(self, location: ModelLocation, precision: Precision, **arguments: Any) -> PreTrainedModel:

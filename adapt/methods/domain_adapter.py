@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from adapt.methods.base import Batches, Method, Trained
+from adapt.methods.base import Batches, Trained
+from adapt.methods.over import Over
 from adapt.settings import Count, NonNegative
 
 if TYPE_CHECKING:
@@ -19,28 +20,7 @@ if TYPE_CHECKING:
 Activation = Literal["ffn", "relu", "gelu", "silu"]
 
 
-class Parallel(Method):
-    """What methods with bottlenecks beside the feed-forward layers have in common."""
-
-    over: Literal["bf16", "nf4"] = "bf16"
-    """The base as it stands in the run: in the format that the run computes in, or its linear layers in 4 bits."""
-
-    def load(self, location: ModelLocation, precision: Precision, **arguments: Any) -> PreTrainedModel:
-        """The base, in 4 bits if it is asked for."""
-        from adapt.mixture.folder import load_base
-
-        return load_base(location, precision, "nf4" if self.over == "nf4" else None, **arguments)
-
-    def build(
-        self, location: ModelLocation, precision: Precision, batches: Batches, **arguments: Any
-    ) -> PreTrainedModel | Any:
-        """The model with its bottlenecks; it keeps the first batches, on which a dense model is measured."""
-        model = super().build(location, precision, batches, **arguments)
-        model.adapt_batches = batches
-        return model
-
-
-class DomainAdapter(Parallel):
+class DomainAdapter(Over):
     """`FFN(x) + U act(D x)` in some layers: stage 1 of a mixture of domain adapters.
 
     Diao et al. 2023, "Mixture-of-Domain-Adapters", ACL, arXiv 2306.05406. The base is frozen, U is zero at first. A
@@ -76,6 +56,12 @@ class DomainAdapter(Parallel):
             )
         elif self.keep and len(sources) < 2:
             yield "keep", f"the mixture has only '{general}', whose output is kept; add the domain's text"
+
+    def build(self, location: ModelLocation, precision: Precision, batches: Batches, **arguments: Any) -> Any:
+        """The model with its bottlenecks; it keeps the first batches, on which a dense model is measured."""
+        model = super().build(location, precision, batches, **arguments)
+        model.adapt_batches = batches
+        return model
 
     def attach(self, model: PreTrainedModel) -> Any:
         """Freeze the model and put a bottleneck, which is zero at first, beside each chosen layer."""

@@ -75,14 +75,6 @@ def put_rows(state: dict[str, torch.Tensor], trained: Trained) -> dict[str, torc
     return state
 
 
-def trained_state(trained: Trained) -> dict[str, torch.Tensor]:
-    """The weights of a model without adapters as it trained, on the CPU, under the names of the plain model."""
-    apart = {id(parameter) for parameter in trained.rows.parameters} if trained.rows.tables else set()
-    tensors = trained.model.state_dict(keep_vars=True)
-    state = {name: tensor.detach().cpu() for name, tensor in tensors.items() if id(tensor) not in apart}
-    return put_rows(state, trained) if apart else state
-
-
 def live_logits(trained: Trained) -> torch.Tensor:
     """Logits of the model as it trained, `[n, length, vocabulary]`, in float32 on the CPU."""
     model = trained.model.eval()

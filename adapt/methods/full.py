@@ -42,8 +42,10 @@ class Full(Method):
 
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the trained weights, rounded once to the stored format of the base."""
-        from adapt.methods.export import live_logits, measure, trained_state, write_plain
+        from adapt.methods.export import live_logits, measure
+        from adapt.methods.live_base import live_weights
+        from adapt.methods.streaming import Sum, write_sum
 
-        state, expected = trained_state(trained), live_logits(trained)
-        difference, logits = write_plain(state, trained, folder / "model")
-        return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}}
+        expected = live_logits(trained)
+        proof, logits = write_sum(Sum(trained, live_weights(trained)), folder / "model")
+        return proof | {"merge": {"written": measure(expected, logits)}}

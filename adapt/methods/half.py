@@ -116,5 +116,5 @@ class Half(Partial):
         if self.frozen == "nf4":
             from adapt.methods.selection.nf4 import exchange
 
-            metrics["exchange"] = exchange(trained, live, written)
+            metrics["exchange"] = exchange(trained, live, written, folder / "with_4_bits")
         return metrics

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from adapt.errors import AdaptError
 from adapt.methods.base import Method, Trained
-from adapt.methods.low_rank.conflicts import conflicts_of
+from adapt.methods.low_rank.conflicts import conflicts_of, unprunable
 from adapt.methods.low_rank.settings import Average, RankSelect, Refactor
 from adapt.settings import Count, Positive, Share
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adapt.methods.base import Batches
     from adapt.methods.low_rank.updates import Updates
     from adapt.training.companion import Companion
+    from adapt.training.optimizer import BaseOptimizer
     from adapt.training.precision import Precision
 
 Start = Literal["default", "gaussian", "orthogonal", "pissa", "olora", "loftq", "eva"]
@@ -69,6 +70,11 @@ class LowRank(Method):
         """Targets that are none or get no update of their own, and options that exclude each other."""
         yield from super().conflicts()
         yield from conflicts_of(self)
+
+    def conflicts_with(self, optimizer: BaseOptimizer) -> Iterator[tuple[str, str]]:
+        """Moments that a restart could not prune."""
+        for message in unprunable(self.refactor, optimizer) if self.refactor is not None else ():
+            yield "refactor", message
 
     @property
     def scale(self) -> float:
@@ -162,18 +168,15 @@ class Lora(LowRank):
 
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the adapter, and the base with it added in float32 and rounded once."""
-        import torch
-
-        from adapt.checkpoints import load_model
         from adapt.methods.adapter import save_vocabulary
-        from adapt.methods.export import live_logits, measure, put_rows, write_plain
+        from adapt.methods.export import live_logits, measure
         from adapt.methods.low_rank.average import save_average
+        from adapt.methods.streaming import Stored, Sum, write_sum
 
         expected = live_logits(trained)
         updates = self.write_adapter(trained, folder / "adapter")
-        base = load_model(trained.location, torch.float32).state_dict()
-        state = put_rows(updates.merged(base), trained)
-        save_vocabulary(trained, base, folder / "adapter")
-        difference, logits = write_plain(state, trained, folder / "model")
-        average = save_average(trained, base, expected, folder)
-        return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}} | average
+        save_vocabulary(trained, Stored(trained.location), folder / "adapter")
+        parts = Sum(trained, adapter=folder / "adapter", updates=updates)
+        proof, logits = write_sum(parts, folder / "model")
+        average = save_average(trained, expected, folder)
+        return proof | {"merge": {"written": measure(expected, logits)}} | average

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from adapt.methods.base import Batches, Trained
-from adapt.methods.domain_adapter import Parallel
-from adapt.methods.mixture_of_lora import MixtureOfLora
-from adapt.mixture.references import named
+from adapt.methods.gated import Gated
 from adapt.mixture.routers import AnyRouter
 from adapt.mixture.routers.mlp import Mlp
-from adapt.settings import Count, NonNegative, Positive
+from adapt.settings import Count, Positive
 
 if TYPE_CHECKING:
     from adapt.checkpoints import ModelLocation
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from adapt.training.precision import Precision
 
 
-class MixtureOfDomainAdapters(Parallel):
+class MixtureOfDomainAdapters(Gated):
     """`FFN(x) + sum_e g_e(x) U_e act(D_e x) + U_t act(D_t x)`: the adapters e frozen, gates and task adapter t learn.
 
     Diao et al. 2023, "Mixture-of-Domain-Adapters", ACL, arXiv 2306.05406; mostly on conversations, with `objective:
@@ -31,7 +29,7 @@ class MixtureOfDomainAdapters(Parallel):
     `model/`, a plain checkpoint with the mean gates, whose cost is measured.
     """
 
-    makes: ClassVar[tuple[str, ...]] = ("mixture",)
+    holds: ClassVar[tuple[str, ...]] = ("bottleneck_config.json", "bottleneck.safetensors")
 
     kind: Literal["mixture_of_domain_adapters"] = "mixture_of_domain_adapters"
     """Gates over several domain adapters, and a task adapter."""
@@ -47,31 +45,6 @@ class MixtureOfDomainAdapters(Parallel):
     train: Literal["gates", "supervised"] = "gates"
     """How the gates learn: by the loss of next tokens alone (`gates`), or also by the adapter that each source's text
     is for (`supervised`)."""
-    supervision: Positive = 1
-    """Weight of the cross-entropy of the gates with the right adapter, where train is `supervised`."""
-    z_loss: NonNegative = 0.0
-    """Weight of the mean squared log-sum-exp of the gates' scores, which keeps them small; 0.001 is usual."""
-    entropy: NonNegative = 0.0
-    """Weight of the gates' mean entropy: above 0 makes them choose more clearly."""
-    domains: dict[str, str] = Field(default_factory=dict)
-    """Sources and the adapters that their text is for; a source with an adapter's name is for that one anyway."""
-
-    references = MixtureOfLora.references
-    relative_to = MixtureOfLora.relative_to
-    resolved = MixtureOfLora.resolved
-    collator = MixtureOfLora.collator
-    attach = MixtureOfLora.attach
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All adapters in their order."""
-        return tuple(self.adapters)
-
-    @property
-    def places(self) -> dict[str, int]:
-        """The adapter of each source, by its place."""
-        places = {name: place for place, name in enumerate(self.names)}
-        return places | {source: places[name] for source, name in self.domains.items() if name in places}
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Adapters, gates and what trains, as far as the settings alone tell."""
@@ -88,18 +61,6 @@ class MixtureOfDomainAdapters(Parallel):
         for source, name in self.domains.items():
             if name not in self.names:
                 yield "domains", f"'{source}' is for the adapter '{name}', but there are only {', '.join(self.names)}"
-
-    def unfit(self, sources: Collection[str], objective: str, general: str | None) -> Iterator[tuple[str, str]]:
-        """Domains without a source and sources without a domain."""
-        from adapt.mixture.conflicts import unfit_of
-
-        return unfit_of(self, sources, objective)
-
-    def files(self) -> Iterator[Path]:
-        """The files of adapters that are given as folders."""
-        for given in self.adapters.values():
-            if named(given) is None:
-                yield from (Path(given) / name for name in ("bottleneck_config.json", "bottleneck.safetensors"))
 
     def build(self, location: ModelLocation, precision: Precision, batches: Batches, **arguments: Any) -> Any:
         """The base with adapters, gates and task adapter beside its feed-forward layers."""

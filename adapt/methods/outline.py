@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from adapt.errors import AdaptError
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,6 +21,10 @@ _TABLE = 16 * 4
 """Bytes of the 16 values that 4 bits stand for, held with every matrix."""
 _SECOND = 256 * 4 + 4
 """Bytes of the 256 values that a scale in 8 bits stands for, and of the scales' mean."""
+
+
+class UnplannedError(AdaptError):
+    """Why there is no estimate of a stage, in a few words; nothing is wrong with the stage."""
 
 
 def nf4_bytes(count: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from adapt.checkpoints import ModelLocation
+    from adapt.methods.low_rank.updates import Updates
     from adapt.training.precision import Precision
 
 MergeInto = Literal["original", "dequantised", "best"]
@@ -58,39 +60,42 @@ class Qlora(LowRank):
 
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the adapter and the chosen sum; `base_choice` says how close each sum is to the model as it trained."""
-        import torch
-
-        from adapt.checkpoints import load_model
         from adapt.methods.adapter import save_vocabulary
-        from adapt.methods.export import (
-            live_logits,
-            measure,
-            plain_logits,
-            put_rows,
-            rounded_model,
-            write_plain,
-        )
+        from adapt.methods.export import live_logits
         from adapt.methods.low_rank.average import save_average
-        from adapt.methods.low_rank.updates import live_updates
+        from adapt.methods.streaming import Stored
 
         expected = live_logits(trained)
-        updates = {"original": self.write_adapter(trained, folder / "adapter")}
-        updates["dequantised"] = live_updates(trained.model)
-        original = load_model(trained.location, torch.float32).state_dict()
-        bases = {"original": original, "dequantised": original | dequantised_weights(plain_model(trained.model))}
-        numbers = {}
-        for name, base in bases.items():
-            state = put_rows(updates[name].merged(base), trained)
-            numbers[name] = measure(expected, plain_logits(rounded_model(state, trained), trained))
+        on_disk = self.write_adapter(trained, folder / "adapter")
+        save_vocabulary(trained, Stored(trained.location), folder / "adapter")
+        metrics = self._write_better(trained, on_disk, expected, folder)
+        return metrics | save_average(trained, expected, folder)
+
+    def _write_better(self, trained: Trained, on_disk: Updates, live: torch.Tensor, folder: Path) -> dict[str, Any]:
+        """Write the sum that is asked for to `folder/model`, and measure the other one as well."""
+        from adapt.methods.export import measure
+        from adapt.methods.live_base import dequantised_weights
+        from adapt.methods.low_rank.updates import live_updates, save_updates
+        from adapt.methods.streaming import Sum, logits_of_sum, write_sum
+
+        updates = live_updates(trained.model)
+        save_updates(updates, trained.model, folder / "live_adapter")  # not the adapter where a start took a part out
+        bases = {
+            "original": Sum(trained, {}, folder / "adapter", on_disk),
+            "dequantised": Sum(
+                trained, dequantised_weights(plain_model(trained.model)), folder / "live_adapter", updates
+            ),
+        }
+        order = [name for name in bases if name != self.merge_into]
+        numbers = {name: measure(live, logits_of_sum(bases[name], folder / "candidate")) for name in order}
         chosen = self.merge_into
         if chosen == "best":
             chosen = min(numbers, key=lambda name: numbers[name]["kl"])
-        state = put_rows(updates[chosen].merged(bases[chosen]), trained)
-        save_vocabulary(trained, original, folder / "adapter")
-        difference, _ = write_plain(state, trained, folder / "model")
+        proof, logits = write_sum(bases[chosen], folder / "model")
+        shutil.rmtree(folder / "live_adapter")
+        numbers = {name: numbers.get(name) or measure(live, logits) for name in bases}
         choice = {"asked": self.merge_into, "written": chosen, **numbers}
-        average = save_average(trained, original, expected, folder)
-        return {"reload_difference": difference, "merge": {"written": numbers[chosen]}, "base_choice": choice} | average
+        return proof | {"merge": {"written": numbers[chosen]}, "base_choice": choice}
 
 
 def _keep_training_format(model: PreTrainedModel) -> None:
@@ -100,17 +105,3 @@ def _keep_training_format(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def dequantised_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The 4-bit weights of a model written out in float32 on the CPU, under their names in the plain model."""
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-
-    return {
-        f"{name.removesuffix('.base_layer')}.weight": dequantize_4bit(module.weight.data, module.weight.quant_state)
-        .float()
-        .cpu()
-        for name, module in model.named_modules()
-        if isinstance(module, Linear4bit)
-    }

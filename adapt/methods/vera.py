@@ -71,21 +71,17 @@ class Vera(Method):
 
     def save(self, trained: Trained, folder: Path) -> dict[str, Any]:
         """Write the adapter in LoRA's form, and the base with it added in float32 and rounded once."""
-        import torch
-
-        from adapt.checkpoints import load_model
         from adapt.methods.adapter import save_vocabulary
-        from adapt.methods.export import live_logits, measure, put_rows, write_plain
+        from adapt.methods.export import live_logits, measure
         from adapt.methods.low_rank.updates import write_summed
+        from adapt.methods.streaming import Stored, Sum, write_sum
 
         expected = live_logits(trained)
         updates = vera_updates(trained.model)
         write_summed(updates, lora_config(trained), folder / "adapter")
-        base = load_model(trained.location, torch.float32).state_dict()
-        state = put_rows(updates.merged(base), trained)
-        save_vocabulary(trained, base, folder / "adapter")
-        difference, logits = write_plain(state, trained, folder / "model")
-        return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}}
+        save_vocabulary(trained, Stored(trained.location), folder / "adapter")
+        proof, logits = write_sum(Sum(trained, adapter=folder / "adapter", updates=updates), folder / "model")
+        return proof | {"merge": {"written": measure(expected, logits)}}
 
 
 def lora_config(trained: Trained) -> Any:

@@ -53,7 +53,7 @@ def mixture_of(
     }
     mixture = Mixture(found, router, gate, base, Routing(), quantised, dict(domains or {}), frozenset(closed))
     check(mixture)
-    put_in(model, mixture, trainable)
+    put_in(model, mixture, mixture.names if trainable else ())
     mixture.routing.marks = marks_of(mixture, tokenizer)
     mixture.routing.watch_model(model)
     return model
@@ -75,8 +75,8 @@ def check(mixture: Mixture) -> None:
             raise AdaptError(f"domains: '{domain}' means the adapter '{name}', but there is none; there are {names}")
 
 
-def put_in(model: Any, mixture: Mixture, trainable: bool = False) -> None:
-    """Build layers and gates into a model that has none."""
+def put_in(model: Any, mixture: Mixture, trainable: Collection[str] = ()) -> None:
+    """Build layers and gates into a model that has none; the adapters in `trainable` train."""
     sizes = linear_layers(model)
     model.requires_grad_(False)
     modules = list(sites(mixture, sizes))
@@ -87,7 +87,7 @@ def put_in(model: Any, mixture: Mixture, trainable: bool = False) -> None:
         site = Site(module, sizes[module][0], mixture.names, factors, mixture.closed)
         place = _place(mixture.gate, module, modules)
         gate = SharedRouter(place, len(mixture.names)) if place in shared else mixture.router.build(site)
-        stack = _stack(model, base, factors, sizes[module], mixture.names if trainable else ())
+        stack = _stack(model, base, factors, sizes[module], trainable)
         layer = MixtureLinear(base, stack, _placed(gate, base), mixture.routing)
         model.set_submodule(module, layer.train(model.training))
     mixture.parts = {name: replace(part, factors={}) for name, part in mixture.parts.items()}
@@ -162,14 +162,18 @@ def take_out(model: Any) -> None:
         model.set_submodule(name, layer.base)
 
 
-def rebuilt(model: Any, parts: Mapping[str, Part], closed: Collection[str]) -> None:
+def rebuilt(
+    model: Any, parts: Mapping[str, Part], closed: Collection[str], trainable: Collection[str] | None = None
+) -> None:
     """Exchange a mixture's adapters, in place; what its gates learned of those that stay is kept.
 
-    `parts` are those that are to be there, the present ones as the mixture has them.
+    `parts` are those that are to be there, the present ones as the mixture has them. Those in `trainable` train; None:
+    those that did.
     """
     mixture: Mixture = getattr(model, PLACE)
     before, routers = mixture.names, routers_of(model)
-    trainable = any(layer.stack.a.requires_grad for layer in layers_of(model).values())
+    if trainable is None:
+        trainable = {name for layer in layers_of(model).values() for name in layer.stack.trainable} & parts.keys()
     domains = {domain: name for domain, name in mixture.domains.items() if name in parts}
     found = {name: part if part.factors else _as_it_stands(model, name, part) for name, part in parts.items()}
     changed = replace(mixture, parts=found, domains=domains, closed=frozenset(closed), hooks=[])

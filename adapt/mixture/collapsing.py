@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapt.methods.low_rank.factors import Factors as Pair
 from adapt.methods.low_rank.factors import add, truncate
 from adapt.methods.low_rank.updates import Updates, from_factors, write_summed
 from adapt.mixture.mixture import layers_of, mixture_in
+
+if TYPE_CHECKING:
+    import torch
 
 Weights = Mapping[str, Mapping[str, float]]
 """For each layer the weight of each adapter."""
@@ -32,6 +35,15 @@ def whole_sum(model: Any, weights: Weights) -> Factored:
     """`sum_e m_e s_e B_e A_e` of every layer, exactly: factors side by side."""
     parts = [scaled(model, name, weights) for name in mixture_in(model).names]
     return {module: add([part[module] for part in parts if module in part]) for module in layers_of(model)}
+
+
+def with_sum(model: Any, base: Mapping[str, torch.Tensor], weights: Weights) -> dict[str, torch.Tensor]:
+    """The base's weights with the sum added in float32."""
+    state, layers = dict(base), layers_of(model)
+    for module, (b, a) in whole_sum(model, weights).items():
+        update = (b @ a).T if type(layers[module].base).__name__ == "Conv1D" else b @ a
+        state[f"{module}.weight"] = (state[f"{module}.weight"].float() + update).contiguous()
+    return state
 
 
 def factored_sum(model: Any, weights: Weights, rank: int) -> tuple[Factored, float]:

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
 
 def conflicts_of(method: MixtureOfLora) -> Iterator[tuple[str, str]]:
-    """Pairs of a key and what is wrong with it."""
+    """Pairs of a key and what is wrong with it; those of a mixture that trains further when it is there."""
+    if method.from_mixture is None:
+        yield from whole_conflicts(method)
+        return
+    for key in sorted({"router", "gate"} & method.model_fields_set):
+        yield key, f"the {key} of '{method.from_mixture}' is taken over; leave {key} out"
+
+
+def whole_conflicts(method: MixtureOfLora) -> Iterator[tuple[str, str]]:
+    """Pairs of a key and what is wrong with it, of a method that names all its adapters."""
     names, router = method.names, method.router
     if not names:
         yield "adapters", "a mixture needs adapters; name some, or set new"
@@ -57,6 +66,8 @@ def unfit_of(method: MixtureOfLora, sources: Collection[str], objective: str) ->
             near = difflib.get_close_matches(source, sources, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sources)}"
             yield "domains", f"'{source}' is no source of this stage's mixture{hint}"
+    if getattr(method, "from_mixture", None) is not None:
+        return  # which adapters there are is known when the mixture is there
     without = [source for source in sources if source not in method.places]
     by_key = method.router.kind == "nearest_key"
     if method.router.kind == "enforced" and method.router.default is None and without:

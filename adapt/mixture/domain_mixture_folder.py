@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.checkpoints import ModelLocation, load_tokenizer
 from adapt.errors import AdaptError
-from adapt.mixture.folder import ADAPTERS, FORMAT, MIXTURE_FILE, load_gates, router_of, save_gates, stored_base
+from adapt.mixture.folder import (
+    ADAPTERS,
+    FORMAT,
+    MIXTURE_FILE,
+    check_digest,
+    load_gates,
+    router_of,
+    save_gates,
+    stored_base,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -64,18 +73,13 @@ def load_domain_mixture(
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model with the mixture that `found` describes, and its tokenizer; as `adapt.load_mixture`."""
     from adapt.mixture.bases import Base
-    from adapt.mixture.bottleneck import parallel_layers
     from adapt.mixture.domain_folder import read_domain_adapter
     from adapt.mixture.domains import TASK, DomainMixture, mix_domains
 
     location = ModelLocation(found["base"]["path"], found["base"]["revision"])
     location = location if base is None else ModelLocation(str(base))
     own = Base.of(location)
-    if own.digest != found["base"]["digest"]:
-        raise AdaptError(
-            f"the mixture in '{folder}' was made over '{found['base']['path']}', and the weights of "
-            f"'{location.path}' are others; give its base"
-        )
+    check_digest(folder, found["base"], own)
     mixture = DomainMixture(
         adapters={name: read_domain_adapter(folder / ADAPTERS / name) for name in found["adapters"]},
         router=router_of(folder, found["router"]),
@@ -87,8 +91,28 @@ def load_domain_mixture(
     tokenizer = load_tokenizer(ModelLocation(str(folder)))
     model = mix_domains(stored_base(location, mixture.quantised, dtype, **arguments), mixture, tokenizer)
     if mixture.task is not None:
-        task, layers = read_domain_adapter(folder / TASK), parallel_layers(model)
-        for layer, tensors in task.layers.items():
-            layers[layer].task.put(TASK, tensors)
+        _put_task(model, mixture.task, folder / TASK)
     load_gates(model, folder)
     return model.eval(), tokenizer
+
+
+def _put_task(model: Any, width: int, folder: Path) -> None:
+    """Put the task adapter's values in. Raises AdaptError where they are not those of this mixture."""
+    from adapt.mixture.bottleneck import parallel_layers
+    from adapt.mixture.domain_folder import check_fits, read_domain_adapter
+    from adapt.mixture.domains import TASK
+
+    given = read_domain_adapter(folder)
+    layers = {name: layer.task for name, layer in parallel_layers(model).items()}
+    for name in sorted(layers.keys() ^ given.layers.keys()):
+        what = "lacks" if name in layers else "has, beyond this model's layers,"
+        raise AdaptError(f"the task adapter in '{folder}' {what} '{name}'; the mixture's files do not belong together")
+    form = next(iter(layers.values())).form
+    if (given.width, given.activation) != (width, form.activation):
+        raise AdaptError(
+            f"the task adapter in '{folder}' has {given.width} units with activation '{given.activation}', and the "
+            f"mixture's has {width} with '{form.activation}'; the mixture's files do not belong together"
+        )
+    for name, units in layers.items():
+        check_fits(TASK, given, units.form, name, units.up.shape[0])
+        units.put(TASK, given.layers[name])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from adapt.mixture.bases import Base
     from adapt.mixture.mixture import Mixture
     from adapt.mixture.routers import RouterChoice
     from adapt.training.precision import Precision
@@ -134,16 +135,12 @@ def load_mixture(
     location = ModelLocation(found["base"]["path"], found["base"]["revision"])
     location = location if base is None else ModelLocation(str(base))
     own = Base.of(location)
-    if own.digest != found["base"]["digest"]:
-        raise AdaptError(
-            f"the mixture in '{folder}' was made over '{found['base']['path']}', and the weights of "
-            f"'{location.path}' are others; give its base"
-        )
+    check_digest(folder, found["base"], own)
     tokenizer = load_tokenizer(ModelLocation(str(folder)))
     model = stored_base(location, found.get("quantised"), dtype, **arguments)
     mixture_of(
         model,
-        {name: _part(folder, name, model) for name in found["adapters"]},
+        {name: part_of(folder, name, model) for name in found["adapters"]},
         router_of(folder, found["router"]),
         base=own,
         gate=found["gate"],
@@ -156,6 +153,15 @@ def load_mixture(
     return model.eval(), tokenizer
 
 
+def check_digest(folder: Path, made_over: Mapping[str, Any], base: Base) -> None:
+    """Raise AdaptError where the mixture in a folder was made over another base."""
+    if base.digest != made_over["digest"]:
+        raise AdaptError(
+            f"the mixture in '{folder}' was made over '{made_over['path']}', and the weights of '{base.path}' are "
+            "others; give its base"
+        )
+
+
 def stored_base(location: ModelLocation, quantised: str | None, dtype: Any, **arguments: Any) -> Any:
     """The base of a mixture that is loaded: in `dtype`, or quantised as when the mixture trained."""
     if quantised:
@@ -163,7 +169,7 @@ def stored_base(location: ModelLocation, quantised: str | None, dtype: Any, **ar
     return load_model(location, dtype, **arguments)
 
 
-def _part(folder: Path, name: str, model: Any) -> Any:
+def part_of(folder: Path, name: str, model: Any) -> Any:
     """An adapter of the folder. (Its base is the mixture's, which was compared already.)"""
     from adapt.mixture.adapters import Part, read_factors
     from merge.adapters import CONFIG

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,10 +13,11 @@ import torch
 from adapt.checkpoints import load_model
 from adapt.errors import AdaptError
 from adapt.methods.base import Trained
-from adapt.methods.export import live_logits, low_rank, measure, write_plain
+from adapt.methods.export import live_logits, measure, write_plain
+from adapt.mixture.collapse import weights_of
+from adapt.mixture.collapsing import with_sum
 from adapt.mixture.folder import load_mixture, save_mixture
-from adapt.mixture.gating.shared import SharedRouter
-from adapt.mixture.mixture import Mixture, layers_of, mixture_in
+from adapt.mixture.mixture import Mixture, mixture_in
 from adapt.mixture.observing import observe_batches
 
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}
@@ -38,7 +39,8 @@ def save_trained(trained: Trained, folder: Path) -> dict[str, Any]:
     save_mixture(trained.model, trained.tokenizer, folder / "mixture")
     difference = read_back(trained, expected, folder / "mixture")
     base = load_model(trained.location, torch.float32).state_dict()
-    plain, logits = write_plain(with_mean_gates(trained.model, base, mixture.averages), trained, folder / "model")
+    state = with_sum(trained.model, base, weights_of(trained.model, mixture.averages))
+    plain, logits = write_plain(state, trained, folder / "model")
     return {
         "reload_difference": max(difference, plain),
         "merge": {"written": measure(expected, logits)},
@@ -70,21 +72,3 @@ def read_back(trained: Trained, expected: torch.Tensor, folder: Path) -> float:
             f"(allowed {limit:.3g})"
         )
     return difference
-
-
-def with_mean_gates(
-    model: Any, base: Mapping[str, torch.Tensor], averages: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The base's weights with `sum_e g_e s_e B_e A_e` added in float32; `averages` holds `g [adapters]` by place."""
-    state = dict(base)
-    for name, layer in layers_of(model).items():
-        place = layer.router.place if isinstance(layer.router, SharedRouter) else name
-        update = torch.zeros(())
-        for adapter, share in zip(layer.stack.names, averages[place].tolist(), strict=True):
-            factors = layer.stack.factors(adapter)
-            if factors is not None and share:
-                update = update + low_rank(factors.b.cpu(), factors.a.cpu(), share * factors.scale)
-        weight = state[f"{name}.weight"].float()
-        transposed = type(layer.base).__name__ == "Conv1D"
-        state[f"{name}.weight"] = (weight + (update.T if transposed and update.dim() else update)).contiguous()
-    return state

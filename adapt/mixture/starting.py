@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.checkpoints import ModelLocation, load_tokenizer
 from adapt.errors import AdaptError
 from adapt.methods.base import Batches
-from adapt.mixture.adapters import Part, fresh_part, targeted
 from adapt.mixture.assembly import mixture_of
 from adapt.mixture.bases import Base
+from adapt.mixture.further import fresh_parts, take_over
 from adapt.mixture.gating.nearest import NearestRouter
 from adapt.mixture.mixture import mixture_in, routers_of
 from adapt.training.rates import set_rate
@@ -23,23 +22,21 @@ if TYPE_CHECKING:
 def start(method: MixtureOfLora, model: Any, location: ModelLocation, batches: Batches) -> Any:
     """Put the method's adapters and gates into a base, in place, and set what of them trains."""
     base, joint = Base.of(location), method.train == "joint"
-    adapters: dict[str, str | Path | Part] = dict(method.adapters)
-    if method.new:
-        modules, alpha = targeted(model, method.targets), method.alpha or 2 * method.r
-        adapters |= {
-            name: fresh_part(modules, method.r, alpha, base) for name in method.names if name not in method.adapters
-        }
-    mixture_of(
-        model,
-        adapters,
-        method.router,
-        base=base,
-        gate=method.gate,
-        tokenizer=load_tokenizer(location),
-        domains=method.domains,
-        trainable=joint,
-        quantised="nf4" if method.over == "nf4" else None,
-    )
+    tokenizer, joined = load_tokenizer(location), True
+    if method.from_mixture is not None:
+        joined = take_over(method, model, base, tokenizer)
+    else:
+        mixture_of(
+            model,
+            method.adapters | fresh_parts(method, model, base),
+            method.router,
+            base=base,
+            gate=method.gate,
+            tokenizer=tokenizer,
+            domains=method.domains,
+            trainable=joint,
+            quantised="nf4" if method.over == "nf4" else None,
+        )
     mixture = mixture_in(model)
     if joint:  # their files are no longer what the layers hold
         mixture.parts = {name: replace(part, folder=None) for name, part in mixture.parts.items()}
@@ -47,7 +44,7 @@ def start(method: MixtureOfLora, model: Any, location: ModelLocation, batches: B
     for gate in gates:
         for parameter in gate.parameters():
             set_rate(parameter, method.gate_rate)
-    if any(isinstance(gate, NearestRouter) and not gate.learned for gate in gates):
+    if joined and any(isinstance(gate, NearestRouter) and not gate.learned for gate in gates):
         place_keys(model, batches())
     return model
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from adapt.checkpoints import ModelLocation
 from adapt.data.sources import AnySource
-from adapt.display import silent
+from adapt.display import quiet
 from adapt.launch.world import World
 from adapt.log import Silent
 from adapt.stages import AnyStage
@@ -39,7 +39,7 @@ def stage_of(job: dict[str, Any]) -> Stage:
 
 def context_of(job: dict[str, Any], world: World, **given: Any) -> StageContext:
     """The context of a job in one of several processes; only the first one shows and logs anything."""
-    quiet = {} if world.main else {"display": silent(), "log": Silent(Path(job["folder"]) / "log.jsonl")}
+    muted = {} if world.main else {"display": quiet(), "log": Silent(Path(job["folder"]) / "log.jsonl")}
     source = TypeAdapter(AnySource)
     return StageContext(
         recipe=job["recipe"],
@@ -51,5 +51,5 @@ def context_of(job: dict[str, Any], world: World, **given: Any) -> StageContext:
         sources={name: source.validate_python(fields) for name, fields in job["sources"].items()},
         upstream={name: Path(folder) for name, folder in job["upstream"].items()},
         world=world,
-        **(given | quiet),
+        **(given | muted),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adapt.checkpoints import ModelLocation
 
 _READ_BY_TRANSFORMERS = {".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken"}
+_PICKLED = ("pytorch_model*.bin", "adapter_model*.bin")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -41,11 +42,16 @@ def folder_fingerprint(folder: Path, hashes: HashCache, remote_code: bool = Fals
 
 
 def check_shards(folder: Path) -> None:
-    """Raise AdaptError, with the file, for a shard that leaves the folder, is missing, or is not whole."""
+    """Raise AdaptError, with the file, for a shard that leaves the folder, is missing or not whole, and for pickles."""
+    pickled = next((path for name in _PICKLED for path in sorted(folder.glob(name))), None)
+    if pickled is not None and not any(folder.glob("*.safetensors")):
+        raise AdaptError(
+            f"'{folder}' holds only pickled weights ({pickled.name}), which are not read; convert them to safetensors"
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         for name in sorted(set(_weight_map(index).values())):
-            if Path(name).name != name:
+            if Path(name).name != name or name == "..":
                 raise AdaptError(f"'{index}' names the shard '{name}', which lies outside of its folder; refused")
             if not (folder / name).is_file():
                 raise AdaptError(f"'{folder}' lacks the shard '{name}' that its index names; fetch the model again")

@@ -151,9 +151,16 @@ class _Run:
         folder = step.folders.partial
         started = self._start(step)
         self._check_inputs(step.name)
+        self._check_read(step)
         log = Log(folder / "log.jsonl")
         log.write("session", resumed=step.action == "resume", key=step.key.key)
         metrics = self._crew.run(self._graph.stage(step.name), self._context(step, log))
+        if not self._graph.stage(step.name).parallel:  # training has kept its texts' tokens since it began
+            try:
+                self._check_read(step)
+            except AdaptError:
+                remove(folder)
+                raise
         if self._graph.stage(step.name).makes_model and not (folder / "model" / "config.json").is_file():
             raise RuntimeError(f"stage '{step.name}' ended without a checkpoint in '{folder / 'model'}'")
         manifest = completed(started, metrics, folder)
@@ -185,6 +192,14 @@ class _Run:
                 verify(result.folder, dict(result.manifest), self._hashes)
         self._hashes.save()
 
+    def _check_read(self, step: Step) -> None:
+        """A key says what a stage reads; if that changes in the middle, the stage's folder would belong to no key."""
+        fresh = Fingerprints(self._graph, self._hashes, self._commits)
+        for what, look in (("source", fresh.source), ("model", fresh.model)):
+            for name, known in step.key.material["inputs"][f"{what}s"].items():
+                if look(name) != known:
+                    raise AdaptError(f"{what} '{name}' changed while the recipe ran; run again with what it is now")
+
     def _context(self, step: Step, log: Log) -> StageContext:
         graph, name = self._graph, step.name
         folders = {read: self._results[read].folder for read in graph.input_stages(name)}
@@ -197,7 +212,10 @@ class _Run:
             folder=step.folders.partial,
             cache=graph.cache,
             models=models,
-            sources={read: graph.sources[read] for read in graph.input_sources(name)},
+            sources={
+                read: graph.sources[read].expecting(self._keys.fingerprints.source(read)["content"])
+                for read in graph.input_sources(name)
+            },
             display=self._display,
             log=log,
             upstream=folders,

@@ -27,9 +27,9 @@ class Advice:
 Changes = dict[str, Any]
 
 
-def advice(stage: Train, plan: Callable[[Train], TrainPlan], room: int) -> Advice | None:
-    """The first candidate whose tensors take at most `room` bytes; None where none does."""
-    for changes, cost in candidates(stage):
+def advice(stage: Train, plan: Callable[[Train], TrainPlan], room: int, device: str) -> Advice | None:
+    """The first candidate whose tensors take at most `room` bytes on a device (`cpu`, `cuda`); None where none does."""
+    for changes, cost in candidates(stage, device):
         other = type(stage).model_validate(_merged(stage.model_dump(mode="json", by_alias=True), changes))
         if any(True for _ in other.method.conflicts()):
             continue
@@ -39,17 +39,17 @@ def advice(stage: Train, plan: Callable[[Train], TrainPlan], room: int) -> Advic
     return None
 
 
-def candidates(stage: Train) -> Iterator[tuple[Changes, str]]:
+def candidates(stage: Train, device: str) -> Iterator[tuple[Changes, str]]:
     """Changes of keys, those that cost least first; each goes together with the ones that cost less.
 
     Smaller batches of the same update, then recomputation, moments in 8 bits, weights in 4 bits, moments and
-    activations in main memory, and at last shorter sequences, which change what is learned.
+    activations of a GPU in main memory, and at last shorter sequences, which change what is learned.
     """
     small, done = _smallest_batch(stage), {}
     yield from ((changes, "some per cent of the time") for changes in _batches(stage) if changes != small)
     if small:
         yield small, "a few per cent of the time"
-    for changes, cost in _steps(stage):
+    for changes, cost in _steps(stage, device):
         if not done and small:
             yield changes, cost
         done = _merged(done, changes)
@@ -72,7 +72,7 @@ def _smallest_batch(stage: Train) -> Changes:
     return {"batch_size": 1, "gradient_accumulation": stage.gradient_accumulation * stage.batch_size}
 
 
-def _steps(stage: Train) -> Iterator[tuple[Changes, str]]:
+def _steps(stage: Train, device: str) -> Iterator[tuple[Changes, str]]:
     if not stage.gradient_checkpointing:
         yield {"gradient_checkpointing": True}, "about a quarter more time"
     if stage.optimizer.kind == "adamw":
@@ -81,9 +81,9 @@ def _steps(stage: Train) -> Iterator[tuple[Changes, str]]:
         yield {"method": {"kind": "qlora"}}, "weights in 4 bits: about a third more time"
     if stage.method.kind == "half" and stage.method.frozen == "plain":
         yield {"method": {"frozen": "nf4"}}, "frozen matrices in 4 bits"
-    if stage.optimizer.kind in ("adamw", "adamw_8bit"):
+    if device == "cuda" and stage.optimizer.kind in ("adamw", "adamw_8bit"):
         yield {"optimizer": {"kind": "paged_adamw_8bit"}}, "moments in main memory where the GPU is full: slow updates"
-    if not stage.activation_offloading:
+    if device == "cuda" and not stage.activation_offloading:
         yield {"activation_offloading": True}, "activations in main memory: slow steps"
     if stage.method.kind in ("full", "half", "lisa", "spectrum", "freeze"):
         yield {"method": {"kind": "qlora", "r": 32}}, "another method: low-rank updates over 4 bits"

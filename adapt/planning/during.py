@@ -84,7 +84,9 @@ def _advice(stage: Train, context: StageContext) -> str:
         words, device = Vocabulary(config.vocab_size), precision.device.type
         plan = plan_train(stage, config, words, location, device, precision.bf16)
         room = _room(device)
-        found = advice(stage, lambda other: plan_train(other, config, words, location, device, precision.bf16), room)
+        found = advice(
+            stage, lambda other: plan_train(other, config, words, location, device, precision.bf16), room, device
+        )
     except Exception:  # whatever stops the plan, the first error is the one to tell
         return general
     if found is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.checkpoints import ModelLocation
 from adapt.errors import AdaptError
+from adapt.methods.outline import UnplannedError
 from adapt.planning import others
 from adapt.planning.advice import Advice, advice
 from adapt.planning.configs import config_of
@@ -41,7 +42,8 @@ class Model:
 class StagePlan:
     """What one stage takes. `host` is main memory, `disk` what stays in its folder, `scratch` what is there meanwhile.
 
-    `verdict` is `fits`, `does not fit`, or empty where no GPU is named or the stage needs none.
+    `verdict` is `fits`, `does not fit`, or empty where no GPU is named or the stage needs none. `note` says why there
+    is no estimate, where there is none.
     """
 
     name: str
@@ -55,10 +57,11 @@ class StagePlan:
     scratch: int = 0
     verdict: Verdict = ""
     advice: Advice | None = None
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        found: dict[str, Any] = {"name": self.name, "kind": self.kind, "verdict": self.verdict}
+        found: dict[str, Any] = {"name": self.name, "kind": self.kind, "verdict": self.verdict, "note": self.note}
         found |= {"host": self.host, "disk": self.disk, "scratch": self.scratch}
         found["memory"] = self.memory.as_dict() if self.memory else None
         found["trainable"] = dict(self.trainable) if self.trainable else None
@@ -120,7 +123,10 @@ class Planner:
 
     def _stage(self, name: str, stage: Stage) -> StagePlan:
         kind = str(getattr(stage, "kind", type(stage).__name__))
-        planned = self._train(name, stage) if kind == "train" else self._other(name, kind, stage)
+        try:
+            planned = self._train(name, stage) if kind == "train" else self._other(name, kind, stage)
+        except UnplannedError as error:
+            planned = StagePlan(name, kind, budget=budget_of(stage, self.sources), note=str(error))
         if stage.makes_model:
             self.models[name] = self._made(kind, stage)
         return planned
@@ -145,13 +151,12 @@ class Planner:
         def plan(other: Any) -> TrainPlan:
             return plan_train(other, model.config, model.words, model.location, self.device, bf16)
 
-        made = plan(stage)
-        budget = budget_of(stage, self.sources)
+        made, budget = plan(stage), budget_of(stage, self.sources)
         duration = duration_of(made, budget, self.gpu, self.throughput, self.speeds.get(name))
         verdict, found = "", None
         if self.gpu is not None:
             verdict = "fits" if made.memory.peak <= usable(self.gpu) else "does not fit"
-            found = advice(stage, plan, usable(self.gpu)) if verdict != "fits" else None
+            found = advice(stage, plan, usable(self.gpu), self.device) if verdict != "fits" else None
         disk, scratch = others.train_disk(made)
         host = made.memory.host + others.saving(made)
         return StagePlan(

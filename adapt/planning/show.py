@@ -53,6 +53,8 @@ def _lines(stage: StagePlan) -> Iterator[str]:
         yield f"  {short(round(stage.duration.tokens_per_second))} tokens/s: {stage.duration.basis}"
     if stage.budget is not None and stage.budget.stated:
         yield f"  tokens by: {stage.budget.stated}"
+    if stage.note:
+        yield f"{stage.name}: no estimate: {stage.note}"
     if stage.verdict == "does not fit":
         yield from _advice(stage)
 

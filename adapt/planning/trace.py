@@ -19,6 +19,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from adapt.methods.outline import UnplannedError
+
 if TYPE_CHECKING:
     from adapt.planning.step import Step
 
@@ -143,11 +145,21 @@ def alike(model: Any) -> bool:
 
 
 def traced(model: Any, step: Step) -> dict[str, Peak]:
-    """The peak of each phase of one forward and backward pass over a model on the meta device."""
-    depth = len(layers_of(model))
-    if depth <= WHOLE or not alike(model):
-        return _trace(model, step)
-    fewer, more = (_with(model, step, count) for count in _FEW)
+    """The peak of each phase of one forward and backward pass over a model on the meta device.
+
+    Raises UnplannedError for a family whose step cannot be made without values (a mixture of experts).
+    """
+    try:
+        depth = len(layers_of(model))
+        if depth <= WHOLE or not alike(model):
+            return _trace(model, step)
+        fewer, more = (_with(model, step, count) for count in _FEW)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        family = getattr(model.config, "model_type", type(model).__name__)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UnplannedError(
+            f"a step of a model of type '{family}' cannot be made without values ({reason})"
+        ) from error
     factor = (depth - _FEW[1]) / (_FEW[1] - _FEW[0])
     return {phase: more[phase].towards(fewer[phase], factor) for phase in PHASES}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from adapt.recipe.shapes import shape_of
 from adapt.recipe.validation import salvaged, validated
 from adapt.recipe.wording import quoted, suggestion
 
+IN_PYTHON = "recipe"
+"""Stands for the file of a recipe that is none."""
+
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -27,12 +31,30 @@ class LoadedRecipe:
     places: Places
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read and check the recipe at `path`, with `--set` options (`"stages.cpt.tokens=500k"`) put in first.
 
-    Raises RecipeError with every problem of the file and the options, each with its line and column.
+    A mapping is a recipe as well: what the file would hold, as plain Python values (numbers, texts, lists, mappings).
+    Raises RecipeError with every problem of the file and the options, each with its line and column; those of a mapping
+    are counted in the text that its values make as JSON with an indent of two.
     """
+    if isinstance(path, Mapping):
+        return load_text(_as_text(path), IN_PYTHON, overrides)
     return _load(Path(path), tuple(overrides), ())
+
+
+def _as_text(recipe: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(recipe, indent=2, ensure_ascii=False, default=_plain)
+    except ValueError as error:
+        raise RecipeError([Problem(IN_PYTHON, 0, 0, f"cannot be written as text: {error}")]) from error
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    message = f"{quoted(value)} is of the type {type(value).__name__}; give numbers, texts, lists and mappings"
+    raise RecipeError([Problem(IN_PYTHON, 0, 0, message)])
 
 
 def load_text(text: str, file: str = "recipe.yaml", overrides: Sequence[str] = ()) -> LoadedRecipe:

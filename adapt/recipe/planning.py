@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapt.errors import AdaptError
 from adapt.recipe.compose import graph_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: str | Path | LoadedRecipe,
+    recipe: str | Path | Mapping[str, Any] | LoadedRecipe,
     overrides: Sequence[str] = (),
     *,
     gpu: str | None = None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapt.display import Display
 from adapt.pipeline import Outcome, follow, is_main_process
@@ -23,7 +24,7 @@ class Finished:
 
 
 def run(
-    recipe: str | Path | LoadedRecipe,
+    recipe: str | Path | Mapping[str, Any] | LoadedRecipe,
     overrides: Sequence[str] = (),
     *,
     until: str | None = None,
@@ -33,7 +34,8 @@ def run(
 ) -> Finished:
     """Do what is missing of a recipe, and write its report.
 
-    `overrides` are `--set` options (`"stages.cpt.tokens=500k"`) for a recipe that is given as a file.
+    The recipe is a file, a mapping of what a file would hold, or what `load_recipe` returned. `overrides` are `--set`
+    options (`"stages.cpt.tokens=500k"`) for the first two.
     `until`: stop after this stage. `force`: make these stages again. `dry_run`: only say what would be done.
     Under torchrun or accelerate the processes with a rank above 0 take part in the training stages and return nothing.
     Raises RecipeError for a recipe with problems, AdaptError for a failure of the world outside.

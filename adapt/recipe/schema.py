@@ -43,7 +43,7 @@ class Recipe(Settings):
     """The recipe's name; its results lie in a folder of that name below `runs`."""
     description: str = ""
     """What the recipe is for, in a sentence; it heads the report."""
-    seed: Whole = 17
+    seed: Annotated[Whole, Field(le=2**32 - 1)] = 17
     """Every random choice of every stage follows from it."""
     runs: str = "runs"
     """The folder for everything that is made, relative to the working directory."""

@@ -51,7 +51,7 @@ class Shape:
     @property
     def tags(self) -> tuple[str, ...]:
         """The names that tell the members of a tagged union apart: kinds, methods, or keys that must be there."""
-        return tuple(tag for member in self.members for tag in _tags(member, self.discriminator))
+        return tuple(tag for member in self.members for tag in tags_of(member, self.discriminator))
 
     def item(self, element: str | int) -> Shape | None:
         """The shape below a key or an index, or None where nothing is known of it."""
@@ -68,7 +68,7 @@ class Shape:
         """The member of a union that `value` is meant to be, as annotated: by its tag, else by what it looks like."""
         if self.discriminator is not None:
             tag = self._tag(value)
-            return next((member for member in self.members if tag in _tags(member, self.discriminator)), None)
+            return next((member for member in self.members if tag in tags_of(member, self.discriminator)), None)
         fitting = [member for member in self.members if _looks_like(shape_of(member), value)]
         return fitting[0] if len(fitting) == 1 else None
 
@@ -177,7 +177,8 @@ def _written(metadata: Sequence[Any]) -> Any:
     return None
 
 
-def _tags(member: Any, discriminator: Any) -> tuple[str, ...]:
+def tags_of(member: Any, discriminator: Any) -> tuple[str, ...]:
+    """What tells one member of a tagged union from the others: its kinds, or the key that must be there."""
     if get_origin(member) is Annotated:
         for meta in get_args(member)[1:]:
             if isinstance(meta, Tag):

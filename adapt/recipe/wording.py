@@ -97,9 +97,14 @@ def _own(value: Any, shape: Shape | None, context: Mapping[str, Any]) -> str:
     return str(context["error"])
 
 
+def _size(value: Any, shape: Shape | None, context: Mapping[str, Any]) -> str:
+    return f"{quoted(value)} is a larger number than can be counted here"
+
+
 _MESSAGES: dict[str, Callable[[Any, Shape | None, Mapping[str, Any]], str]] = {
     "literal_error": lambda value, shape, context: _choice(value, shape),
     "union_tag_invalid": _tag,
+    "int_parsing_size": _size,
     "greater_than_equal": _bound("at least", "ge"),
     "greater_than": _bound("more than", "gt"),
     "less_than_equal": _bound("at most", "le"),

@@ -146,6 +146,7 @@ class ExpandVocabulary(Stage):
         """Write `model/` and `vocabulary.json` and return what the pieces bring."""
         from adapt.checkpoints import load_model, load_tokenizer
         from adapt.vocabulary.evidence import Evidence
+        from adapt.vocabulary.number_format import in_float32, in_format
         from adapt.vocabulary.rows import grow, init_report, ordinary_rows
         from adapt.vocabulary.settling import prune, settle
         from adapt.vocabulary.written import write_and_load
@@ -160,6 +161,7 @@ class ExpandVocabulary(Stage):
         growing = write_and_load(old, location, revision.document, folder, texts.held_out)
         context.log.write("tokenizer", **report)
         model = load_model(location)
+        stored = in_float32(model)
         before = _bits_per_byte(model, old, measured)
         ordinary = ordinary_rows(old, model.get_input_embeddings().weight.shape[0])
         evidence = Evidence(model, old, growing, texts.corpus, measured, general=self.general)
@@ -173,7 +175,7 @@ class ExpandVocabulary(Stage):
         if settled.order is not None:
             new = write_and_load(old, location, settled.document, folder, texts.held_out)
         after = _bits_per_byte(model, new, measured)
-        difference = _write(model, folder, context.seed)
+        difference = _write(in_format(model, stored), folder, context.seed)
         metrics = self._metrics(revision, settled, texts.held_out) | {
             "init": {"method": self.init.method, **init_report(rows)},
             "step0": {name: {"before": before[name], "after": after[name]} for name in measured},

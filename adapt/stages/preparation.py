@@ -44,7 +44,7 @@ def prepare(stage: Train, context: StageContext) -> tuple[Run, Path | None, Mete
     choice = precision.choose(stage.precision, config.hidden_size)
     if (caution := precision.caution(choice)) is not None:
         context.display.line(caution)
-    attention = precision.attention(stage.attention, choice)
+    attention = precision.attention(stage.attention, choice, config)
     kept, offset = _continued(stage, context)
     plan = _plan(stage, context, len(stream), choice, offset)
     set_seed(context.seed)

@@ -64,7 +64,8 @@ class Train(Stage):
     """How documents fill sequences: whole where they fit (`best_fit`), or one after the other, cut at the end. Answers
     are always whole, and pairs of answers are not packed."""
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
-    """The attention kernel; `auto` takes FlashAttention where it is installed and there is a GPU."""
+    """The attention kernel; `auto` takes FlashAttention where it is installed and there is a GPU, else the one that the
+    model has: `sdpa`, or plain attention for families such as Gemma 2."""
     precision: PrecisionChoice = "auto"
     """Number format of the products; `auto` takes bf16 where the hardware is good at it. What trains stays in
     float32."""
@@ -118,6 +119,8 @@ class Train(Stage):
         for part, key in ((self.method, "method"), (self.schedule, "schedule"), (self.objective, "objective")):
             for field, message in getattr(part, "conflicts", tuple)():
                 yield Complaint((key, field), message)
+        for field, message in self.method.conflicts_with(self.optimizer):
+            yield Complaint(("method", field), message)
         for name in self.report_to:
             if find_spec(name) is None:
                 yield Complaint(("report_to",), f"the package '{name}' is not installed; pip install {name}")

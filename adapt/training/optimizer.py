@@ -46,6 +46,11 @@ class BaseOptimizer(Settings, ABC):
     def check(self, device: str) -> None:
         """Raises AdaptError where the optimiser cannot run on a device (`cpu`, `cuda`)."""
 
+    @property
+    def moments(self) -> str:
+        """Why moments are not one number in 32 bits for each weight, to follow on "its moments"; empty if they are."""
+        return "are in 8 bits" if "8bit" in self.kind else ""
+
     @abstractmethod
     def state_bytes(self, shape: tuple[int, ...], embedding: bool) -> int:
         """Bytes that the optimiser keeps for a parameter of a shape."""

@@ -71,8 +71,12 @@ def caution(precision: Precision) -> str | None:
     return None
 
 
-def attention(choice: Literal["auto", "sdpa", "flash_attention_2"], precision: Precision) -> str:
-    """The attention kernel by transformers' name. Raises AdaptError where the one that is asked for cannot run."""
+def attention(choice: Literal["auto", "sdpa", "flash_attention_2"], precision: Precision, config: Any) -> str:
+    """The attention kernel by transformers' name, for a model with this configuration.
+
+    `auto` takes the fastest that machine and model family both have. Raises AdaptError where the one that is asked for
+    cannot run.
+    """
     from transformers.utils import is_flash_attn_2_available
 
     can = precision.device.type == "cuda" and precision.bf16 and is_flash_attn_2_available()
@@ -80,7 +84,20 @@ def attention(choice: Literal["auto", "sdpa", "flash_attention_2"], precision: P
         raise AdaptError(
             "attention 'flash_attention_2' needs a CUDA GPU, bf16 and the package flash-attn; use attention: sdpa"
         )
-    return "flash_attention_2" if can and choice != "sdpa" else "sdpa"
+    flash, sdpa = (family_has(config, kernel) for kernel in ("_supports_flash_attn", "_supports_sdpa"))
+    if (choice == "sdpa" and not sdpa) or (choice == "flash_attention_2" and not flash):
+        raise AdaptError(f"attention '{choice}' is none that models of type '{config.model_type}' have; use auto")
+    if can and flash and choice != "sdpa":
+        return "flash_attention_2"
+    return "sdpa" if sdpa else "eager"
+
+
+def family_has(config: Any, kernel: str) -> bool:
+    """Whether transformers' model of a family has a kernel; one that comes with its own code is taken to have it."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return known is None or bool(getattr(known, kernel, False))
 
 
 def check_offloading(wanted: bool, device: str) -> None:

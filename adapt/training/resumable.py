@@ -7,7 +7,7 @@ so its writing and reading are replaced.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,9 @@ class Resumable:
         """Before the trainer is made: its own fields. Returns the weights that train, for `settle`."""
         self.plan, self.rows, self.folder, self.counts = plan, rows, folder, Counts()
         self.frozen, self.step_loss = "", 0.0
-        self._seen = [0.0, 0.0, 0.0]
+        self._seen, self._batch = [0.0, 0.0, 0.0], 0
         self._start: Path | None = None
+        self.told: Callable[[range], str] = str
         self.companions: Sequence[Companion] = ()
         return {name: parameter.data for name, parameter in learning(model).items()}
 
@@ -149,7 +150,8 @@ class Resumable:
         loss = super().training_step(model, inputs, num_items_in_batch)
         value = loss.item()
         if not math.isfinite(value):
-            self._diverged("loss", value)
+            self._diverged("loss", value, self._batch)
+        self._batch += 1
         self._seen = [sum(pair) for pair in zip(self._seen, (tokens, trained, value), strict=True)]
         return loss
 
@@ -160,7 +162,7 @@ class Resumable:
         self.counts.tokens += int(tokens)
         self.counts.trained += int(trained)
         self.step_loss = loss / self.plan.world.size
-        self._seen = [0.0, 0.0, 0.0]
+        self._seen, self._batch = [0.0, 0.0, 0.0], 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -170,11 +172,20 @@ class Resumable:
             self._diverged("gradient norm", value)
         return norm
 
-    def _diverged(self, what: str, value: float) -> None:
-        rate = self._get_learning_rate()
+    def _diverged(self, what: str, value: float, batch: int | None = None) -> None:
+        """Stop, with the rows of the update, or of its `batch`, and the newest state, which is from before."""
+        plan, step, rate = self.plan, self.state.global_step, self._get_learning_rate()
+        size = plan.batch_size
+        rows = range(
+            step * size * plan.accumulation * plan.world.size, (step + 1) * size * plan.accumulation * plan.world.size
+        )
+        if batch is not None and plan.world.size == 1:
+            rows = rows[batch * size : (batch + 1) * size]
+        states = state.states_in(Path(self.args.output_dir))
+        kept = f"the last good checkpoint is '{states[-1]}'" if states else "no checkpoint was due before"
         raise AdaptError(
-            f"the {what} became {value} at step {self.state.global_step + 1} with a learning rate of {rate:.3g}; "
-            "lower schedule.peak, or set precision: fp32"
+            f"the {what} became {value} at step {step + 1} with a learning rate of {rate:.3g}, on {self.told(rows)}; "
+            f"{kept}. Look at these texts, lower schedule.peak, or set precision: fp32"
         )
 
     def write_checkpoint(self, folder: Path) -> None:
@@ -215,6 +226,8 @@ class Resumable:
             companion.read(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not all(bool(torch.isfinite(whole(weight)).all()) for weight in learning(self.model).values()):
+            self._diverged("weights", math.nan)  # before an older state, which is good, has to go
         folder = Path(self.args.output_dir)
         self.write_checkpoint(folder / f"{state.PREFIX}{self.state.global_step}")
         if self.plan.world.main:

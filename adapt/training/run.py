@@ -24,6 +24,7 @@ from adapt.training.resumable import Resumable
 from adapt.training.rows import EmbeddingRows
 from adapt.training.rules import Snapshot, check_changes, declared, learning, trainable_numbers
 from adapt.training.sharding import Hollow
+from adapt.training.texts import told
 from adapt.training.trainer import StreamTrainer
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Run:
         for companion in self.companions:
             companion.trainer = watch.trainer
         watch.trainer.companions = self.companions
+        watch.trainer.told = lambda rows: told(self.stream, self.tokenizer, rows)
         watch.trainer.frozen = frozen_digest(self.before, self.model)
         if continue_from is not None:
             watch.trainer.start_from(continue_from)

@@ -13,7 +13,7 @@ from adapt.export.gguf.write import Plan, write
 from tests.export.conftest import sentencepiece_model
 from tests.export.test_gguf_model import FAMILIES, make
 
-llama = pytest.importorskip("xllamacpp", reason="llama.cpp in a wheel: pip install xllamacpp")
+llama = pytest.importorskip("xllamacpp", reason="llama.cpp in a wheel: pip install 'adapt[llama-cpp]'")
 pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[2] / "examples" / "models" / "tiny-en-instruct"
 TEXTS = ("The number 45 is written", "On 5 March 2020 it's\n\n  Число 45,  дванадцять!", "a")

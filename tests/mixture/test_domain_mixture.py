@@ -7,15 +7,19 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import adapt
-from adapt.checkpoints import ModelLocation, load_model
+from adapt.checkpoints import ModelLocation, load_model, load_tokenizer
+from adapt.cli import app
 from adapt.errors import AdaptError
 from adapt.export.measures import Text, Window
 from adapt.methods.domain_adapter import DomainAdapter as Stage1
 from adapt.mixture.bases import Base
 from adapt.mixture.bottleneck import parallel_layers
-from adapt.mixture.domain_folder import CONFIG, read_domain_adapter, write_domain_adapter
+from adapt.mixture.change import prune_adapter
+from adapt.mixture.domain_folder import CONFIG, WEIGHTS, read_domain_adapter, write_domain_adapter
 from adapt.mixture.domain_mixture_folder import save_domain_mixture
 from adapt.mixture.domains import DomainMixture, mix_domains
 from adapt.mixture.mixture import routers_of
@@ -196,3 +200,47 @@ def test_collapsed_it_is_exact_where_gates_are_constant(tiny_model_folder, folde
     assert cost > 1e-6
     with pytest.raises(AdaptError, match="domain adapters are channels beside each other; collapse them by average"):
         collapse(gated, tiny_model_folder, text_of(), tmp_path / "svd", Way("svd"))
+
+
+@pytest.fixture
+def folder(tiny_model_folder, folders, tmp_path):
+    model = mixed(tiny_model_folder, folders, Mlp())
+    save_domain_mixture(model, load_tokenizer(ModelLocation(str(tiny_model_folder))), tmp_path / "mixture")
+    return tmp_path / "mixture"
+
+
+def test_commands_say_what_they_know_of_it(folder, folders, tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["mixture", *map(str, arguments)])
+
+    told = run("info", folder)
+    assert told.exit_code == 0, told.output
+    assert "task adapter: 4 units beside every feed-forward layer" in told.output
+    assert "4 beside model.layers.1.mlp" in told.output
+    for arguments in (("add", folder, f"more={folders['uk']}"), ("prune", folder, "uk")):
+        done = run(*arguments, "-o", tmp_path / "other")
+        assert done.exit_code == 1
+        assert "adapters join or leave mixtures of LoRA only, and this one has domain adapters" in done.output
+        assert "Traceback" not in done.output
+    assert not (tmp_path / "other").exists()
+    model, _ = adapt.load_mixture(folder)
+    with pytest.raises(AdaptError, match="mixtures of LoRA only"):
+        prune_adapter(model, "uk")
+
+
+def test_a_task_adapter_of_another_mixture_is_refused(folder):
+    task = folder / "task"
+    config, tensors = json.loads((task / CONFIG).read_text()), load_file(task / WEIGHTS)
+    layer = config["layers"][0]
+    cases = [
+        ({"width": 5}, tensors, r"has 5 units with activation 'ffn', and the mixture's has 4"),
+        ({"activation": "relu"}, tensors, r"has 4 units with activation 'relu'"),
+        ({}, tensors | {f"{layer}.up": torch.zeros(64, 3)}, r"'task' in '.*task' has '.*up' of shape \[64, 3\]"),
+        ({}, {name: t for name, t in tensors.items() if name != f"{layer}.down"}, f"lacks '{layer}.down'"),
+        ({"layers": [*config["layers"], "model.layers.9.mlp"]}, tensors, "beyond this model's layers, 'model.layers.9"),
+    ]
+    for changes, values, message in cases:
+        (task / CONFIG).write_text(json.dumps(config | changes))
+        save_file(values, task / WEIGHTS)
+        with pytest.raises(AdaptError, match=message):
+            adapt.load_mixture(folder)

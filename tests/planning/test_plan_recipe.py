@@ -13,6 +13,7 @@ from adapt.cli import app
 from adapt.errors import AdaptError
 from adapt.planning.configs import config_of, known_shape, shapes
 from adapt.planning.gpus import gpu_of, usable
+from tests.conftest import ENGLISH, make_tokenizer
 
 COUNTS = {"meta-llama/Llama-3.2-1B": 1_235_814_400, "Qwen/Qwen3-0.6B-Base": 596_049_920}
 COUNTS |= {"google/gemma-2-2b": 2_614_341_888, "mistralai/Mistral-7B-v0.3": 7_248_023_552}
@@ -121,3 +122,58 @@ def test_names_of_gpus():
     assert gpu_of("24GB").memory == 24 * 2**30
     with pytest.raises(AdaptError, match="'0GB'"):
         gpu_of("0GB")
+
+
+def test_on_a_cpu_nothing_is_advised_that_needs_a_gpu():
+    from adapt.planning.advice import candidates
+    from adapt.stages.train import Train
+
+    stage = Train(kind="train", model="m", mixture={"t": 1}, method="lora", tokens=9, sequence_length=512, batch_size=2)
+    said = {device: str(list(candidates(stage, device))) for device in ("cpu", "cuda")}
+    for key in ("paged_adamw_8bit", "activation_offloading"):
+        assert key in said["cuda"]
+        assert key not in said["cpu"]
+    assert "adamw_8bit" in said["cpu"]
+    assert "256" in said["cpu"], "what needs no GPU is still advised behind it"
+
+
+def mixture_of_experts(folder):
+    from transformers import MixtralConfig
+
+    config = MixtralConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        architectures=["MixtralForCausalLM"],
+    )
+    tokenizer = make_tokenizer(ENGLISH)
+    config.vocab_size = len(tokenizer)
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_stage_without_an_estimate_has_a_line_and_the_others_have_theirs(tmp_path, tiny_model_folder):
+    file = write(tmp_path, model=str(tiny_model_folder), method="{kind: mixture_of_lora, adapters: {a: one, b: two}}")
+    text = file.read_text().replace("2048", "64").replace("20M", "20k")
+    stage = text[text.index("  cpt:") :]
+    for name in ("two", "one"):
+        other = stage.replace("cpt:", f"{name}:").replace("{kind: mixture_of_lora, adapters: {a: one, b: two}}", "lora")
+        text = text.replace("stages:\n", f"stages:\n{other}", 1)
+    file.write_text(text)
+    plan = adapt.plan(file, gpu="24GB")
+    assert [bool(stage.note) for stage in plan.stages] == [False, False, True]
+    assert plan.stages[0].memory.peak
+    done = CliRunner().invoke(app, ["plan", str(file), "--gpu", "24GB"])
+    assert done.exit_code == 0, done.output
+    assert "cpt: no estimate: the adapters of method 'mixture_of_lora' are read when the stage runs" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_model_whose_step_hangs_on_values_is_a_line_or_an_estimate(tmp_path):
+    file = write(tmp_path, model=mixture_of_experts(tmp_path / "experts"), method="full")
+    (stage,) = adapt.plan(file, ["stages.cpt.sequence_length=32"], gpu="24GB").stages
+    assert stage.memory is not None or stage.note.startswith("a step of a model of type 'mixtral' cannot be made")

@@ -2,82 +2,40 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
-from rich.console import Console
 from safetensors.torch import load_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
 
-from adapt.checkpoints import ModelLocation
-from adapt.data.sources import Files
-from adapt.display import Display
 from adapt.errors import AdaptError
 from adapt.evaluation.bits_per_byte import bits_per_byte
-from adapt.log import Log
-from adapt.stages.base import StageContext
 from adapt.stages.expand_vocabulary import ExpandVocabulary
 from adapt.vocabulary.initialisation.convex_hull import ConvexHull
 from adapt.vocabulary.initialisation.distil import Distil
-from tests.conftest import CHAT_TEMPLATE, ENGLISH, UKRAINIAN, make_model
-
-QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sources")
-    numbered = {
-        "target": [f"{line} {rank}" for rank, line in enumerate(UKRAINIAN * 3)],
-        "general": [f"{line} {rank}" for rank, line in enumerate(ENGLISH * 3)],
-    }
-    found = {}
-    for name, lines in numbered.items():
-        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-        found[name] = Files(files=str(folder / f"{name}.txt"), held_out=0.2)
-    (folder / "one.txt").write_text("єдиний рядок", encoding="utf-8")
-    return found | {"one": Files(files=str(folder / "one.txt"), held_out=0)}
+from tests.conftest import CHAT_TEMPLATE, UKRAINIAN, make_model
+from tests.stages.workshop import (
+    qwen_tokenizer,
+)
 
 
 @pytest.fixture
-def run(tmp_path, sources):
-    """Run a stage and return its metrics, its folder and what was printed."""
-
-    def _run(model: Path, **settings):
-        screen = io.StringIO()
-        folder = tmp_path / "grown"
-        folder.mkdir(exist_ok=True)
-        stage = ExpandVocabulary(kind="expand_vocabulary", model="base", **({"corpus": "target", "add": 40} | settings))
-        context = StageContext(
-            recipe="test",
-            stage="grown",
-            seed=17,
-            folder=folder,
-            cache=tmp_path / "cache",
-            models={"base": ModelLocation(str(model))},
-            sources=sources,
-            display=Display(Console(file=screen, width=200)),
-            log=Log(folder / "log.jsonl"),
-        )
-        return stage.run(context), folder, screen.getvalue()
-
-    return _run
+def run(grow):
+    """Grow by 40 pieces unless told otherwise."""
+    return lambda model, **settings: grow(model, **({"add": 40} | settings))
 
 
-def test_what_it_writes(run, tiny_model_folder, sources):
+def test_what_it_writes(run, tiny_model_folder, texts):
     metrics, folder, screen = run(tiny_model_folder, general="general", init={"method": "convex_hull"})
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -102,15 +60,15 @@ def test_what_it_writes(run, tiny_model_folder, sources):
     assert "warning" not in screen
 
 
-def test_bits_per_byte_before_and_after_are_those_of_the_checkpoints(run, tiny_model_folder, sources):
+def test_bits_per_byte_before_and_after_are_those_of_the_checkpoints(run, tiny_model_folder, texts):
     from adapt.data.sources import held_out_documents
 
     metrics, folder, _ = run(tiny_model_folder, general="general")
     for name in ("target", "general"):
-        texts = [document["text"] for document in held_out_documents(sources[name])]
+        read = [document["text"] for document in held_out_documents(texts[name])]
         for when, path in (("before", tiny_model_folder), ("after", folder / "model")):
             model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-            assert metrics["step0"][name][when] == pytest.approx(bits_per_byte(model, tokenizer, texts).value)
+            assert metrics["step0"][name][when] == pytest.approx(bits_per_byte(model, tokenizer, read).value)
     assert metrics["step0"]["target"]["after"] < metrics["step0"]["target"]["before"]
 
 
@@ -141,25 +99,6 @@ def test_a_tied_model_stays_tied(run, tmp_path, tiny_model_folder):
 def test_little_to_gain_is_said(run, tiny_model_folder):
     _, _, screen = run(tiny_model_folder, corpus="general", add=2)
     assert "warning: the new pieces save only" in screen
-
-
-def qwen_tokenizer() -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.BPE())
-    core.normalizer = normalizers.NFC()
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core.train_from_iterator(
-        ENGLISH, trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, show_progress=False)
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=core)
-    fast.add_special_tokens({"eos_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    return fast
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config])

@@ -23,6 +23,7 @@ from adapt.report.records import Record
 from adapt.report.sections import export as section
 from adapt.stages.base import StageContext
 from adapt.stages.export import Export
+from merge.verification import verify
 from tests.conftest import ENGLISH
 from tests.export.conftest import grown, stages  # noqa: F401 (fixtures)
 
@@ -81,7 +82,10 @@ def test_every_format_of_an_adapter_is_the_same_model(run, grown):  # noqa: F811
     assert torch.allclose(logits(read, ids), expected, atol=0.05)
     assert found["tokens"] == model.get_input_embeddings().weight.shape[0]
     assert found["texts"] > 5
-    assert json.loads((folder / "model" / "merge.json").read_text())["export"] == choice
+    record = json.loads((folder / "model" / "merge.json").read_text())
+    assert record["export"] == choice
+    assert list(record["inputs"]["adapter"]["files"]) == ["embedding_rows.safetensors"]
+    assert len(list(verify(folder / "model"))) == 3
     assert json.loads((folder / "model" / "adapt_vocabulary.json").read_text())["new_ids"]
     assert "test-cpt-Q8_0.gguf (q8_0): read back and compared: " in screen
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from rich.console import Console
 
 from adapt.checkpoints import ModelLocation, load_model
 from adapt.data.sources import AnySource
-from adapt.display import Display
 from adapt.errors import AdaptError
-from adapt.log import Log
-from adapt.stages.base import StageContext
 from adapt.stages.train import Train
 from tests.conftest import ENGLISH, UKRAINIAN
+from tests.stages.workshop import context, json_sources
 
 SOURCE = TypeAdapter(AnySource)
 SMALL = {
@@ -36,39 +31,13 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    lines = {"target": UKRAINIAN, "general": ENGLISH}
-    for name, texts in lines.items():
-        rows = [json.dumps({"text": f"{index}. {text}"}) for index, text in enumerate(texts)]
-        (folder / f"{name}.jsonl").write_text("\n".join(rows))
     chats = [
         {"messages": [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": f"It is {number}."}]}
         for number in range(60)
     ]
-    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
-    return {
-        name: SOURCE.validate_python({"files": str(folder / f"{name}.jsonl"), "held_out": 0.2})
-        for name in (*lines, "chats")
-    }
-
-
-def context(folder: Path, base: Path, sources, **others) -> StageContext:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    made = StageContext(
-        recipe="test",
-        stage="cpt",
-        seed=5,
-        folder=folder,
-        cache=folder.parent / "cache",
-        models={"base": ModelLocation(str(base))},
-        sources=sources,
-        display=Display(Console(file=text, width=200)),
-        log=Log(folder / "log.jsonl"),
-        **others,
-    )
-    made.display.text = text
-    return made
+    lines = {"target": UKRAINIAN, "general": ENGLISH}
+    texts = {name: [{"text": f"{index}. {text}"} for index, text in enumerate(found)] for name, found in lines.items()}
+    return json_sources(tmp_path_factory.mktemp("text"), texts | {"chats": chats})
 
 
 def stage(**changes) -> Train:

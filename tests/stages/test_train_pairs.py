@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
-from rich.console import Console
 
 from adapt.checkpoints import ModelLocation, load_model
-from adapt.data.sources import AnySource
-from adapt.display import Display
 from adapt.errors import AdaptError
-from adapt.log import Log
 from adapt.report.plots import Plots
 from adapt.report.records import Record
 from adapt.report.sections.train import section
-from adapt.stages.base import StageContext
 from adapt.stages.train import Train
 from tests.conftest import ENGLISH
+from tests.stages.workshop import context, json_sources
 from tests.training.pair_workshop import rows
 
-SOURCE = TypeAdapter(AnySource)
 SMALL = {
     "kind": "train",
     "model": "base",
@@ -41,33 +33,12 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
     written = {
         "pairs": [*rows(60), {**rows(1)[0], "rejected": rows(1)[0]["chosen"]}],
         "general": [{"text": f"{index}. {text}"} for index, text in enumerate(ENGLISH)],
         "chats": [{"messages": [*row["prompt"], *row["chosen"]]} for row in rows(9)],
     }
-    for name, found in written.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, found)))
-    return {name: SOURCE.validate_python({"files": str(folder / f"{name}.jsonl"), "held_out": 0.2}) for name in written}
-
-
-def context(folder: Path, base: Path, sources) -> StageContext:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    made = StageContext(
-        recipe="test",
-        stage="preferred",
-        seed=5,
-        folder=folder,
-        cache=folder.parent / "cache",
-        models={"base": ModelLocation(str(base))},
-        sources=sources,
-        display=Display(Console(file=text, width=200)),
-        log=Log(folder / "log.jsonl"),
-    )
-    made.display.text = text
-    return made
+    return json_sources(tmp_path_factory.mktemp("text"), written)
 
 
 def stage(**changes) -> Train:

@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 
 from adapt.errors import AdaptError
 from adapt.methods.base import plain_model
-from adapt.methods.export import trained_state
 from adapt.methods.full import Full
 from adapt.methods.lora import Lora
 from adapt.methods.qlora import Qlora
@@ -79,7 +78,8 @@ def test_only_rows_of_the_chat_template_move(tmp_path, tiny_model_folder):
     run.stream = Rows(run.tokenizer, ["<|user|>five?<|end|><|assistant|>5<|end|>"] * 40)
     run.execute()
     before = load_file(tiny_model_folder / "model.safetensors")["lm_head.weight"]
-    after = trained_state(finished(run, tiny_model_folder))["lm_head.weight"]
+    Full().save(finished(run, tiny_model_folder), tmp_path)
+    after = load_file(tmp_path / "model" / "model.safetensors")["lm_head.weight"]
     moved = (after != before).any(1).nonzero().flatten().tolist()
     assert run.tokenizer.convert_ids_to_tokens(moved) == ["<|user|>", "<|assistant|>", "<|end|>"]
 

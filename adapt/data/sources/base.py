@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from pydantic import PrivateAttr
+
 from adapt.data.documents import Document, content, document_of
 from adapt.errors import AdaptError
 from adapt.settings import Settings, Share
@@ -35,6 +37,8 @@ class Source(Settings, ABC):
     held_out: Share = 0.01
     """The share of documents that no stage trains on, for evaluation. Which ones depends on their content only."""
 
+    _expected: str | None = PrivateAttr(None)
+
     @property
     @abstractmethod
     def origin(self) -> str:
@@ -47,6 +51,19 @@ class Source(Settings, ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of the content; two sources with equal settings and fingerprints give the same documents."""
+
+    def expecting(self, fingerprint: str) -> Source:
+        """The same source, which must still have this fingerprint when it is tokenised."""
+        source = self.model_copy()
+        source._expected = fingerprint
+        return source
+
+    def unchanged(self) -> str:
+        """The fingerprint. Raises AdaptError where it is another than the expected one."""
+        found = self.fingerprint()
+        if self._expected not in (None, found):
+            raise AdaptError(f"{self.origin} changed while the recipe ran; run again with what it is now")
+        return found
 
     def missing(self) -> Iterator[str]:
         """What is not there, one message each, without reading the content."""

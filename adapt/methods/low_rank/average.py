@@ -59,15 +59,14 @@ class Averaging(Companion):
             layer.adapt_offline = tensors[f"{name}/B"], tensors[f"{name}/A"]
 
 
-def save_average(
-    trained: Trained, base: Mapping[str, torch.Tensor], live: torch.Tensor, folder: Path
-) -> dict[str, Any]:
+def save_average(trained: Trained, live: torch.Tensor, folder: Path) -> dict[str, Any]:
     """Write the offline adapter to `folder/adapter_offline` and measure the base with it against the live model.
 
     Nothing, where no layer has one.
     """
-    from adapt.methods.export import measure, plain_logits, put_rows, rounded_model
+    from adapt.methods.export import measure
     from adapt.methods.low_rank.updates import from_factors, save_updates, trained_updates
+    from adapt.methods.streaming import Sum, logits_of_sum
 
     layers = lora_layers(trained.model)
     if not all(hasattr(layer, "adapt_offline") for layer in layers.values()):
@@ -78,5 +77,5 @@ def save_average(
     }
     updates = from_factors(parts, trained_updates(trained.model))
     save_updates(updates, trained.model, folder / FOLDER)
-    state = put_rows(updates.merged(base), trained)
-    return {"offline": measure(live, plain_logits(rounded_model(state, trained), trained))}
+    parts = Sum(trained, adapter=folder / FOLDER, updates=updates)
+    return {"offline": measure(live, logits_of_sum(parts, folder / "candidate"))}

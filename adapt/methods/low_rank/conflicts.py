@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from adapt.methods.lora import LowRank
+    from adapt.methods.low_rank.settings import Refactor
+    from adapt.training.optimizer import BaseOptimizer
 
 _EMBEDDINGS = ("lm_head", "embed_tokens", "wte", "embed_out")
 
@@ -36,6 +38,15 @@ def conflicts_of(method: LowRank) -> Iterator[tuple[str, str]]:
         yield (
             "average",
             "dora's magnitudes are no part of a sum that could be averaged; take one of the two out",
+        )
+
+
+def unprunable(refactor: Refactor, optimizer: BaseOptimizer) -> Iterator[str]:
+    """A share of moments that a restart cannot set to zero, because they are not one for each weight."""
+    if optimizer.moments and refactor.prune < 1:
+        yield (
+            f"refactor.prune is {refactor.prune:g}, but the moments of optimizer '{optimizer.kind}' {optimizer.moments}"
+            " and cannot be pruned one by one; set refactor.prune to 1"
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from adapt.errors import AdaptError
+from adapt.methods.low_rank.conflicts import unprunable
 from adapt.methods.low_rank.factors import Factors
 from adapt.methods.low_rank.layers import (
     ADAPTER,
@@ -56,11 +57,8 @@ class Restarts(Companion):
                 f"refactor.every is {every}, but the run has {steps} updates, so nothing would ever be restarted; "
                 f"set it to at most {steps - 1}, or leave refactor out"
             )
-        if "8bit" in run.plan.optimizer.kind and self.settings.prune < 1:
-            raise AdaptError(
-                f"refactor.prune is {self.settings.prune:g}, but moments of optimizer '{run.plan.optimizer.kind}' are "
-                "in 8 bits and cannot be pruned one by one; set refactor.prune to 1"
-            )
+        for message in unprunable(self.settings, run.plan.optimizer):
+            raise AdaptError(message)
         for layer in self.layers.values():
             if not is_quantised(layer):
                 weight = layer.get_base_layer().weight

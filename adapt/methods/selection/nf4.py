@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from adapt.errors import AdaptError
 from adapt.methods.base import Trained
-from adapt.methods.export import measure, plain_logits, rounded_model
+from adapt.methods.export import measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,17 +70,19 @@ def bits_per_byte(logits: torch.Tensor, ids: torch.Tensor, tokenizer: Any) -> fl
     return float(nats) / math.log(2) / max(1, size)
 
 
-def exchange(trained: Trained, live: torch.Tensor, written: torch.Tensor) -> dict[str, Any]:
+def exchange(trained: Trained, live: torch.Tensor, written: torch.Tensor, place: Path) -> dict[str, Any]:
     """How far the written model, with the original matrices, is from the one that trained beside those in 4 bits.
 
     For comparison the same with the 4-bit matrices written out. On held-out text: mean KL of a token in nats, share of
-    equal first choices, bits per byte. `live` and `written` are logits on the probe, `[n, t, V]`.
+    equal first choices, bits per byte. `live` and `written` are logits on the probe, `[n, t, V]`; at `place` the model
+    with the 4-bit matrices is written for a moment.
     """
-    from adapt.methods.qlora import dequantised_weights
-    from adapt.methods.selection.partial import merged_state
+    from adapt.methods.live_base import dequantised_weights, live_weights
+    from adapt.methods.streaming import Sum, logits_of_sum
 
     in_four_bits = dequantised_weights(trained.model)
-    there = plain_logits(rounded_model(merged_state(trained) | in_four_bits, trained), trained)
+    weights = live_weights(trained, trained.model.adapt_selection.trained())
+    there = logits_of_sum(Sum(trained, {**weights, **in_four_bits}), place)
     numbers: dict[str, Any] = {"live": {}, "original": measure(live, written), "dequantised": measure(live, there)}
     for name, logits in {"live": live, "original": written, "dequantised": there}.items():
         numbers[name]["bits_per_byte"] = bits_per_byte(logits, trained.probe, trained.tokenizer)

@@ -89,23 +89,12 @@ class Partial(Method):
 
     def write(self, trained: Trained, folder: Path) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
         """`save`; returns also the logits of the live and of the written model on the probe."""
-        from adapt.methods.export import live_logits, measure, write_plain
+        from adapt.methods.export import live_logits, measure
+        from adapt.methods.live_base import live_weights
         from adapt.methods.selection.plan import write_selection
+        from adapt.methods.streaming import Sum, write_sum
 
-        expected = live_logits(trained)
-        difference, logits = write_plain(merged_state(trained), trained, folder / "model")
-        write_selection(trained.model.adapt_selection, folder / "model")
-        return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}}, expected, logits
-
-
-def merged_state(trained: Trained) -> dict[str, torch.Tensor]:
-    """The base's own tensors, with those that trained and the embeddings' rows in their places, in float32."""
-    import torch
-
-    from adapt.checkpoints import load_model
-    from adapt.methods.export import put_rows
-
-    state = load_model(trained.location, torch.float32).state_dict()
-    names = trained.model.adapt_selection.trained()
-    live = {name: p.detach().float().cpu() for name, p in trained.model.named_parameters() if name in names}
-    return put_rows(state | live, trained)
+        expected, selection = live_logits(trained), trained.model.adapt_selection
+        proof, logits = write_sum(Sum(trained, live_weights(trained, selection.trained())), folder / "model")
+        write_selection(selection, folder / "model")
+        return proof | {"merge": {"written": measure(expected, logits)}}, expected, logits

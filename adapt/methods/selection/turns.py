@@ -107,7 +107,9 @@ class Turns(Companion):
             for turn, at in sorted(self.selection.turns.items())
         ]
         frozen = sum(len(unit.parameters) for unit in self.selection.units) - len(trained)
+        inside = [unit for unit in self.selection.units if unit.layer is not None]
         told = {"round": self.selection.round, "turns": turns, "digest": digest(trained)}
+        told |= {"layers": len({unit.block for unit in inside}), "kinds": list(dict.fromkeys(u.kind for u in inside))}
         return told | {"trained": trained, "never_trained": frozen}
 
 

@@ -14,7 +14,7 @@ from adapt.mixture.stack import Stack
 
 PRODUCTS: dict[str, Callable[[torch.Tensor, Stack, Gates], torch.Tensor]] = {"concat": concat, "grouped": grouped}
 
-# Seconds of a step (forward and backward) on one core in float32, fitted to `benchmarks/mixture_step.py --products`.
+# Seconds of a step (forward and backward) on one core in float32, fitted by hand to timings of single layers.
 # Only their ratios matter; a forward pass alone has nearly the same ones.
 _ARITHMETIC = 7.5e-11
 """Per token, rank coordinate and unit of width (inputs and outputs)."""

@@ -9,8 +9,9 @@ from adapt.display import size_text
 from adapt.report.blocks import Block, Cell, Text, facts, share, table
 from adapt.report.plots import Plots
 from adapt.report.records import Record
+from adapt.report.sections import mixture
 
-_SHOWN = {"choice", "formats"}
+_SHOWN = {"choice", "formats", "collapse"}
 _BASES = {
     "plain": "the model as it is",
     "original": "the weights on the disk, with the adapter added",
@@ -24,6 +25,7 @@ def section(record: Record, plots: Plots) -> list[Block]:
     metrics = record.metrics
     choice, formats = metrics.get("choice") or {}, metrics.get("formats") or {}
     return [
+        *mixture.collapsed(metrics),
         *_choice(choice),
         *_correction(choice.get("correction") or {}),
         *_gguf(formats.get("gguf") or {}),

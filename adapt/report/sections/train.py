@@ -10,11 +10,13 @@ from adapt.report import plots as draw
 from adapt.report.blocks import Block, Cell, Sample, Text, change, facts, records, share, table, words
 from adapt.report.plots import Plots
 from adapt.report.records import Record
+from adapt.report.sections import mixture
+from adapt.report.sections.methods import SHOWN, methods
 from adapt.report.sections.preference import preference
 
 _SHOWN = {"trainable", "general", "target", "sources", "base_choice"}
 _SHOWN |= {"preference", "tokens", "steps", "seconds", "tokens_per_second", "peak_memory_bytes", "changed_tensors_ok"}
-_SHOWN |= {"plan"}
+_SHOWN |= {"plan", "mixture", "collapse"} | SHOWN
 _NOT_A_SOURCE = {"time", "event", "step", "tokens"}
 
 
@@ -27,10 +29,13 @@ def section(record: Record, plots: Plots) -> list[Block]:
         *_bits(record, plots),
         *_general(record, plots),
         *preference(record, plots),
+        *mixture.usage(record, plots),
+        *mixture.collapsed(metrics),
         *_trainable(metrics),
         *_memory(metrics.get("plan") or {}),
         *_sources(metrics.get("sources") or []),
         *_base_choice(metrics.get("base_choice") or {}),
+        *methods(metrics),
         *facts("Further numbers", metrics, leave_out=_SHOWN),
     ]
 

@@ -28,6 +28,11 @@ class Adafactor(BaseOptimizer):
         first = moment_bytes(shape) if self.beta1 is not None else 0
         return first + (moment_bytes(shape) if len(shape) < 2 else 4 * (shape[0] + shape[1]))
 
+    @property
+    def moments(self) -> str:
+        """They are not those of single weights."""
+        return "are those of rows and columns"
+
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Without the rate that Adafactor makes up from the step and the weights' size."""
         from transformers.optimization import Adafactor as Step

@@ -40,6 +40,11 @@ class Apollo(BaseOptimizer):
         """Two moments of r rows or columns and the projection; of the rest AdamW's."""
         return projected_bytes(shape, self.rank, embedding)
 
+    @property
+    def moments(self) -> str:
+        """They are not those of single weights."""
+        return "are in a subspace that changes"
+
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Ours: its random directions are a function of a seed, so that a killed run goes on with the same ones."""
         from adapt.training.steps.apollo import ApolloAdamW

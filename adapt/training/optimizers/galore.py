@@ -38,6 +38,11 @@ class Galore(BaseOptimizer):
         """Two moments of r rows or columns and the projection; of the rest AdamW's."""
         return projected_bytes(shape, self.rank, embedding)
 
+    @property
+    def moments(self) -> str:
+        """They are not those of single weights."""
+        return "are in a subspace that changes"
+
     def make(self, groups: Groups, embeddings: Iterable[torch.nn.Parameter], peak: float) -> torch.optim.Optimizer:
         """Ours: the public package's projections are objects that could only be pickled into a checkpoint."""
         from adapt.training.steps.galore import GaloreAdamW

@@ -11,11 +11,14 @@ from safetensors.torch import load_file
 from adapt.checkpoints import ModelLocation, load_model
 from adapt.errors import AdaptError
 from adapt.methods.lora import Lora
+from adapt.methods.low_rank.conflicts import unprunable
 from adapt.methods.low_rank.layers import lora_layers, put_weight, weight_of
 from adapt.methods.low_rank.refactor import prune_moments
 from adapt.methods.low_rank.settings import Refactor
 from adapt.methods.qlora import Qlora
 from adapt.training.optimizer import Optimizer
+from adapt.training.optimizers import OPTIMIZERS
+from adapt.training.optimizers.galore import Galore
 from adapt.training.precision import Precision
 from tests.training.workshop import equal, finished, make_run, weights
 
@@ -143,9 +146,25 @@ def test_a_run_that_is_too_short_or_whose_moments_are_packed_is_one_line(tmp_pat
     run = make_run(tiny_model_folder, tmp_path / "b", Lora(r=2, refactor=EVERY_TWO), steps=6, optimizer=packed)
     with pytest.raises(AdaptError, match=r"refactor\.prune is 0\.999.*set refactor\.prune to 1"):
         run.execute()
-    method = Lora(r=2, targets=TARGETS, refactor=Refactor(every=2, warmup=1, prune=1))
-    run = make_run(tiny_model_folder, tmp_path / "c", method, steps=5, optimizer=packed)
-    assert run.execute()["restarts"] == {"restarts": 2}
+    for place, optimizer in enumerate((packed, Galore(kind="galore_adamw", rank=1))):  # whose state goes as a whole
+        method = Lora(r=2, targets=TARGETS, refactor=Refactor(every=2, warmup=1, prune=1))
+        run = make_run(tiny_model_folder, tmp_path / f"c{place}", method, steps=5, optimizer=optimizer)
+        assert run.execute()["restarts"] == {"restarts": 2}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_moments_that_are_not_those_of_single_weights_are_not_pruned_one_by_one(optimizer):
+    """By the state that a real step leaves: every tensor of it but a count has the weight's shape."""
+    kind = optimizer.model_fields["kind"].annotation.__args__[0]
+    rank = {"rank": 2} if "rank" in optimizer.model_fields else {}
+    settings = optimizer(kind=kind, **rank)
+    parameter = torch.nn.Parameter(torch.randn(40, 30))
+    made = settings.make([{"params": [parameter]}], [], 1e-3)
+    parameter.grad = torch.randn(40, 30)
+    made.step()
+    tensors = [value for value in made.state[parameter].values() if isinstance(value, torch.Tensor) and value.dim()]
+    assert all(value.shape == parameter.shape for value in tensors) == (not settings.moments)
+    assert bool(list(unprunable(EVERY_TWO, settings))) == bool(settings.moments)
 
 
 def test_an_update_that_is_still_zero_is_left_alone(tmp_path, tiny_model_folder):

@@ -82,7 +82,7 @@ class Resumable:
         """Before the trainer is made: its own fields. Returns the weights that train, for `settle`."""
         self.plan, self.rows, self.folder, self.counts = plan, rows, folder, Counts()
         self.frozen, self.step_loss = "", 0.0
-        self._seen, self._batch = [0.0, 0.0, 0.0], 0
+        self._seen, self._batch_number = [0.0, 0.0, 0.0], 0
         self._start: Path | None = None
         self.told: Callable[[range], str] = str
         self.companions: Sequence[Companion] = ()
@@ -150,8 +150,8 @@ class Resumable:
         loss = super().training_step(model, inputs, num_items_in_batch)
         value = loss.item()
         if not math.isfinite(value):
-            self._diverged("loss", value, self._batch)
-        self._batch += 1
+            self._diverged("loss", value, self._batch_number)
+        self._batch_number += 1
         self._seen = [sum(pair) for pair in zip(self._seen, (tokens, trained, value), strict=True)]
         return loss
 
@@ -162,7 +162,7 @@ class Resumable:
         self.counts.tokens += int(tokens)
         self.counts.trained += int(trained)
         self.step_loss = loss / self.plan.world.size
-        self._seen, self._batch = [0.0, 0.0, 0.0], 0
+        self._seen, self._batch_number = [0.0, 0.0, 0.0], 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)

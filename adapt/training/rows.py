@@ -177,7 +177,7 @@ def attach_rows(
     """Let the rows that `mode` and `hold` leave free train, and freeze the rest. `model` is the plain (inner) model."""
     height = next(iter(embedding_parameters(model).values())).shape[0]
     held = special_rows(tokenizer, height) if hold == "special" and mode != "frozen" else set()
-    listed = mode in ("new_rows", "chat_rows")
+    listed = mode in ("new_rows", "chat_rows") or (mode == "whole" and old_rows is not None)
     return free_rows(model, mode, held, _listed_rows(mode, held, location, tokenizer) if listed else None, old_rows)
 
 

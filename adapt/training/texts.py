@@ -13,9 +13,13 @@ _BEGINNING = 40
 
 def told(stream: Sequence[Any], tokenizer: Any, rows: range) -> str:
     """`rows 8 to 9 (target: "Число 45 пишеться..."; general: "On 5 March...")`, rows counted from 0."""
-    shown = [f'{row["source"]}: "{_beginning(row, tokenizer)}"' for row in (stream[index] for index in rows[:_MOST])]
+    shown = [f'{_source(row)}"{_beginning(row, tokenizer)}"' for row in (stream[index] for index in rows[:_MOST])]
     more = [f"and {len(rows) - _MOST} more"] if len(rows) > _MOST else []
     return f"rows {rows[0]} to {rows[-1]} ({'; '.join(shown + more)})"
+
+
+def _source(row: Any) -> str:
+    return f"{row['source']}: " if "source" in row else ""
 
 
 def _beginning(row: Any, tokenizer: Any) -> str:

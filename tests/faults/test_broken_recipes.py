@@ -57,7 +57,6 @@ HUGE = {
     "stages.cpt.tokens=1e30": "is a larger number than can be counted here",
     "stages.grown.add=1e18": "",
     "stages.cpt.method.r=1e18": "",
-    "stages.cpt.schedule.peak=1e400": "",
 }
 """Numbers that no machine has room for. Empty: the line is checked for its form only."""
 

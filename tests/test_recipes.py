@@ -73,7 +73,14 @@ def run(path: Path, runs: Path) -> tuple[adapt.recipe.Finished, str]:
     return adapt.run(path, reduced(path, runs), display=display), output.getvalue()
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+LONG = {"domain", "hft", "loram", "mixture", "preference", "qlora", "staged", "tiny"}
+"""Recipes that take over ten seconds even so: 4-bit products are slow on a CPU without bf16 units."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in RECIPES],
+)
 def test_every_recipe_runs_small_and_a_second_run_does_nothing(path, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     finished, _ = run(path, tmp_path)

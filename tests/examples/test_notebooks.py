@@ -75,6 +75,7 @@ def runs(path, tokens):
     assert not [line for line in found if "names '" in line or "error or a warning" in line], found
 
 
+@pytest.mark.slow
 def test_the_quick_one_runs(tmp_path, monkeypatch):
     """In this process, whose libraries are loaded already."""
     import matplotlib

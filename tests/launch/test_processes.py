@@ -50,6 +50,7 @@ def compare(base: Path, folder: Path, jobs: dict[str, tuple[str, str]]) -> None:
         assert_same(folder / name, folder / f"alone-{method}")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_at_the_same_global_batch(base, tmp_path):
     compare(base, tmp_path, {"a": ("full", "ddp"), "b": ("lora", "fsdp2")})
     state = json.loads((tmp_path / "a/checkpoints/checkpoint-6/state.json").read_text())

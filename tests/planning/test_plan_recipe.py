@@ -64,6 +64,7 @@ def test_other_tunings_have_the_same_shape():
     assert known_shape("nobody/Llama-3.2-1B") is None
 
 
+@pytest.mark.slow
 def test_advice_really_fits(tmp_path):
     file, room = write(tmp_path), usable(gpu_of("8GB"))
     plan = adapt.plan(file, gpu="8GB")

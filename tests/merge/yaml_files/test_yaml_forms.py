@@ -153,6 +153,7 @@ def test_layers_of_different_shapes_are_refused(folders, tmp_path):
 LINEAR = {"merge_method": "linear", "models": [{"model": "@a"}, {"model": "@b"}], "parameters": {"weight": 1}}
 
 
+@pytest.mark.slow
 def test_mergekit_itself(folders, tmp_path):
     file, out = tmp_path / "m.yaml", tmp_path / "out"
     file.write_text(filled(LINEAR, folders))

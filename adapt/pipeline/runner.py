@@ -125,9 +125,9 @@ class _Run:
             manifest = self._made(step) if step.action == "finish" else self._make(step)
             folders.finish()
         except KeyboardInterrupt as error:
-            raise StoppedError(
-                f"stopped in stage '{name}'; its work so far is kept in '{folders.partial}': run again to go on"
-            ) from error
+            begun = folders.partial.exists()
+            kept = f"; its work so far is kept in '{folders.partial}'" if begun else " before it began"
+            raise StoppedError(f"stopped in stage '{name}'{kept}: run again to go on") from error
         except Exception as error:
             found = explained(error, f"stage '{name}'", folders.partial)
             if found is None:

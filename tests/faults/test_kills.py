@@ -15,19 +15,19 @@ import pytest
 
 from adapt.pipeline.hashes import HashCache
 from adapt.pipeline.manifest import read_manifest, verify
-from tests.faults.workshop import STAGES, adapt, contents, make_workshop, outcomes, wait_for_stage
+from tests.faults.workshop import STAGES, adapt, contents, make_workshop, outcomes, partial
 
 EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "open"}
 """Operations on files of which Python tells; those of the libraries in Rust and C++ lie between them."""
 
 
-def at_operation(number: int, act: Callable[[], object]) -> Callable[[], None]:
-    """Something to do right before the process's `number`-th operation on a file of the run."""
+def at_operation(number: int, act: Callable[[], object], place: str = "runs") -> Callable[[], None]:
+    """Something to do right before the process's `number`-th operation on a file of the run, or of a `place` in it."""
     count = 0
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal count
-        if event in EVENTS and "runs" in str(arguments[0]):
+        if event in EVENTS and place in str(arguments[0]):
             count += 1
             if count == number:
                 act()
@@ -37,6 +37,10 @@ def at_operation(number: int, act: Callable[[], object]) -> Callable[[], None]:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def kill_after(seconds: float) -> Callable[[int], None]:
@@ -111,17 +115,17 @@ def test_sigkill_at_a_drawn_moment_and_again_while_it_goes_on(number, shop, stra
 @pytest.mark.parametrize(
     "stage", [pytest.param(name, marks=[] if name == "cpt" else pytest.mark.slow) for name in STAGES]
 )
-def test_ctrl_c_is_a_clean_stop_in_each_kind_of_stage(stage, shop, straight):
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_is_a_clean_stop_in_each_kind_of_stage(stage, begun, shop, straight):
+    """Before the stage's folder is made, and at a drawn operation on its files (the shortest stage has 38)."""
     folder = shop(before=stage)
-
-    def press(process: int) -> None:
-        wait_for_stage(folder, stage)
-        time.sleep(random.Random(stage).random() * 0.3)
-        os.kill(process, signal.SIGINT)
-
-    ended = adapt(folder, "run", "recipe.yaml", beside=press)
-    place = next((folder / "runs" / "small" / stage).glob("*.partial")).relative_to(folder)
-    assert ended.lines == [f"stopped in stage '{stage}'; its work so far is kept in '{place}': run again to go on"]
+    moment = random.Random(stage).randint(4, 30) if begun else 2
+    pressed = at_operation(moment, press_ctrl_c, place=f"runs/small/{stage}/")
+    ended = adapt(folder, "run", "recipe.yaml", first=pressed)
+    kept = " before it began"
+    if begun:
+        kept = f"; its work so far is kept in '{partial(folder, stage).relative_to(folder)}'"
+    assert ended.lines == [f"stopped in stage '{stage}'{kept}: run again to go on"]
     assert ended.code == 130
     check_whole(folder)
     assert adapt(folder, "run", "recipe.yaml").code == 0

@@ -17,7 +17,7 @@ from adapt.errors import AdaptError
 from adapt.methods.adapter import ROWS_FILE, digest_rows
 from tests.conftest import ENGLISH, UKRAINIAN, make_model, make_tokenizer
 
-GROWTH = {"add": 12, "measure": 0, "pad_to_multiple_of": 8}
+GROWTH = {"init": "mean_of_pieces", "add": 12, "measure": 0, "pad_to_multiple_of": 8}
 METHODS = {
     "cpt": {"kind": "lora", "r": 2, "train_embeddings": "new_rows"},
     "frozen": {"kind": "lora", "r": 2},

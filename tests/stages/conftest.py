@@ -33,10 +33,14 @@ def texts(tmp_path_factory):
 
 @pytest.fixture
 def grow(tmp_path, texts):
-    """Run a stage that changes a vocabulary; returns its metrics, its folder and what was printed."""
+    """Run a stage that changes a vocabulary; returns its metrics, its folder and what was printed.
+
+    New rows are means unless told otherwise: the default, which trains the model, takes seconds.
+    """
+    usual = {"kind": "expand_vocabulary", "model": "base", "corpus": "target", "init": "mean_of_pieces"}
 
     def _grow(model: Path, **settings):
-        stage = ExpandVocabulary(**({"kind": "expand_vocabulary", "model": "base", "corpus": "target"} | settings))
+        stage = ExpandVocabulary(**(usual | settings))
         made = context(tmp_path / "grown", model, texts, stage="grown", seed=17)
         return stage.run(made), made.folder, made.display.text.getvalue()
 

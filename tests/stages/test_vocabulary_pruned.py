@@ -40,12 +40,12 @@ def test_prune_unused(grow, chatty):
 
 
 def test_pruned_text_has_the_logits_it_had(grow, chatty):
-    _, folder, _ = grow(chatty, add=30, prune="unused", init="mean_of_pieces")
+    _, folder, _ = grow(chatty, add=30, prune="unused")
     pruned, tokenizer = (kind.from_pretrained(folder / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     kept = vocabulary_of(folder)["old_ids"]
     ids = tokenizer(UKRAINIAN[0])["input_ids"]
     shutil.rmtree(folder / "model")
-    _, folder, _ = grow(chatty, add=30, init="mean_of_pieces")
+    _, folder, _ = grow(chatty, add=30)
     whole, before = (kind.from_pretrained(folder / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     same = before(UKRAINIAN[0])["input_ids"]
     new = iter(vocabulary_of(folder)["new_ids"])

@@ -123,13 +123,6 @@ def moment_bytes(shape: tuple[int, ...], eight_bits: bool = False) -> int:
     return count + 4 * math.ceil(count / 256) + 4 * 256
 
 
-def projected_bytes(shape: tuple[int, ...], rank: int, whole: bool) -> int:
-    """Bytes of `P [r, m]` and of the moments of `P G`, `[r, n]` each, of a matrix with m <= n; else AdamW's."""
-    if whole or len(shape) != 2 or min(shape) <= rank:
-        return 2 * moment_bytes(shape)
-    return 4 * rank * (min(shape) + 2 * max(shape))
-
-
 def keep_32_bits(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Tell bitsandbytes that the moments of these are never in 8 bits: rows of rare tokens need the range."""
     import bitsandbytes

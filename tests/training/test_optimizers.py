@@ -135,7 +135,7 @@ def test_moments_are_whole_where_a_projection_saves_nothing(problem):
 def test_apollo_scales_the_gradient_to_adams_length_in_a_random_projection(problem, scales):
     gradients, start = problem
     found, optimizer = stepped(
-        lambda groups: ApolloAdamW(groups, 1e-2, frozenset(), 3, 5, 2.0, scales, (0.9, 0.95), 1e-8),
+        lambda groups: ApolloAdamW(groups, 1e-2, frozenset(), 3, 5, 2.0, (0.9, 0.95), 1e-8, scales=scales),
         gradients[:1],
         start,
     )
@@ -150,7 +150,8 @@ def test_apollo_scales_the_gradient_to_adams_length_in_a_random_projection(probl
 def test_apollo_draws_from_a_seed_of_its_own(problem):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    make = lambda groups: ApolloAdamW(groups, 1e-2, frozenset(), 3, 2, 1.0, "channel", (0.9, 0.95), 1e-8)  # noqa: E731
+    settings = (1e-2, frozenset(), 3, 2, 1.0, (0.9, 0.95), 1e-8)
+    make = lambda groups: ApolloAdamW(groups, *settings, scales="channel")  # noqa: E731
     one, _ = stepped(make, *problem)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one, stepped(make, *problem)[0])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from adapt.evaluation.bits_per_byte import evaluating, first_token
 from adapt.export.measures import Window, log_probabilities
-from adapt.training.companion import Companion
+from adapt.training.measuring import Measuring
 from adapt.training.monitor import HeldOut
 
 if TYPE_CHECKING:
     from adapt.data.documents import Document
     from adapt.training.distillation.divergence import Teacher
-    from adapt.training.run import Run
 
 _WINDOWS = 32
 """Documents that are read, each as far as a sequence goes."""
@@ -37,18 +35,15 @@ def windows_of(documents: Iterable[Document], tokenizer: Any, limit: int, count:
     return found
 
 
-class HeldOutTeacher(Companion):
+class HeldOutTeacher(Measuring):
     """Measures KL(teacher || student) a token and equal first choices, whenever held-out text is measured."""
 
     name = "distillation"
     teacher: Teacher
 
     def __init__(self, windows: list[Window], at: set[int]) -> None:
-        self.windows, self.at = windows, at
-
-    def prepare(self, run: Run) -> None:
-        """The run whose log takes the numbers."""
-        self.run = run
+        super().__init__(at)
+        self.windows = windows
 
     def measure(self) -> dict[str, float]:
         """Mean over all tokens that count; draws no random numbers."""
@@ -62,25 +57,12 @@ class HeldOutTeacher(Companion):
                 count += len(wanted)
         return {"kl": max(0.0, divergence / count), "top1_agreement": agreed / count}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Before the first step."""
-        if state.global_step == 0:
-            self._note(0)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Where it is due."""
-        if state.global_step in self.at:
-            self._note(state.global_step)
-
-    def _note(self, step: int) -> None:
-        begun = time.perf_counter()
-        numbers = self.measure()
-        self.run.log.write(self.name, step=step, tokens=self.trainer.counts.tokens, **numbers)
+    def tell(self, step: int, numbers: dict[str, float]) -> None:
+        """How far the student still is."""
         self.run.display.line(
             f"  step {step:,}: KL to the teacher {numbers['kl']:.4f} nats a token on held-out text, "
             f"{numbers['top1_agreement']:.1%} equal first choices"
         )
-        self.trainer.counts.seconds -= time.perf_counter() - begun
 
     def numbers(self) -> dict[str, Any]:
         """KL and first choices at the start and at the end, and the curve `[[tokens, kl], ...]`."""

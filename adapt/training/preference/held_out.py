@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapt.training.companion import Companion
+from adapt.training.measuring import Measuring
 from adapt.training.preference.reference import measure_pairs
 
 if TYPE_CHECKING:
@@ -19,20 +18,17 @@ Rewards = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """From log-probabilities, reference and lengths, `[pairs, 2]` each, to the rewards of both answers, `[pairs, 2]`."""
 
 
-class HeldOutPairs(Companion):
+class HeldOutPairs(Measuring):
     """Measures the held-out pairs of all sources together, whenever held-out text is measured."""
 
     name = "preference"
 
     def __init__(self, pairs: Sequence[Pair], rewards: Rewards, at: set[int]) -> None:
-        self.pairs, self.rewards, self.at = pairs, rewards, at
+        super().__init__(at)
+        self.pairs, self.rewards = pairs, rewards
         lengths = [[sum(pair["chosen_mask"]), sum(pair["rejected_mask"])] for pair in pairs]
         self.lengths = torch.tensor(lengths, dtype=torch.float32)
         self.reference = torch.zeros(len(pairs), 2)
-
-    def prepare(self, run: Run) -> None:
-        """The run whose log takes the numbers."""
-        self.run = run
 
     def measure_reference(self, model: Any, run: Run) -> None:
         """The log-probabilities under the model as it was before its first step."""
@@ -45,21 +41,6 @@ class HeldOutPairs(Companion):
         rewards = self.rewards(found, self.reference, self.lengths)
         margins = rewards[:, 0] - rewards[:, 1]
         return {"accuracy": float((margins > 0).float().mean()), "margin": float(margins.mean())}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Before the first step."""
-        if state.global_step == 0:
-            self._note(0)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Where it is due."""
-        if state.global_step in self.at:
-            self._note(state.global_step)
-
-    def _note(self, step: int) -> None:
-        begun = time.perf_counter()
-        self.run.log.write("preference", step=step, tokens=self.trainer.counts.tokens, **self.measure())
-        self.trainer.counts.seconds -= time.perf_counter() - begun  # as for held-out text, not time of training
 
     def numbers(self) -> Mapping[str, Any]:
         """Accuracy and margin at the end, and their curves `[[tokens, value], ...]`."""

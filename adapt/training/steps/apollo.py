@@ -20,20 +20,9 @@ class ApolloAdamW(ProjectedAdamW):
     2412.05270, algorithm 1.
     """
 
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        whole: frozenset[int],
-        rank: int,
-        every: int,
-        scale: float,
-        scales: Literal["channel", "tensor"],
-        betas: tuple[float, float],
-        eps: float,
-    ) -> None:
-        super().__init__(groups, lr, whole, rank, every, betas, eps)
-        self.scale, self.scales = scale, scales
+    def __init__(self, *settings: Any, scales: Literal["channel", "tensor"]) -> None:
+        super().__init__(*settings)
+        self.scales = scales
 
     def directions(self, gradient: torch.Tensor, place: int, update: int) -> torch.Tensor:
         """Normal rows of variance 1/r, a function of the parameter's place and of the number of the drawing."""

@@ -15,20 +15,6 @@ class GaloreAdamW(ProjectedAdamW):
     Zhao et al. 2024, arXiv 2403.03507, algorithm 2. The moments are kept when the subspace changes, as there.
     """
 
-    def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        whole: frozenset[int],
-        rank: int,
-        every: int,
-        scale: float,
-        betas: tuple[float, float],
-        eps: float,
-    ) -> None:
-        super().__init__(groups, lr, whole, rank, every, betas, eps)
-        self.scale = scale
-
     def directions(self, gradient: torch.Tensor, place: int, update: int) -> torch.Tensor:
         """The first r left singular vectors, as rows."""
         left, _, _ = torch.linalg.svd(gradient, full_matrices=False)

@@ -26,11 +26,13 @@ class ProjectedAdamW(torch.optim.Optimizer, ABC):
         whole: frozenset[int],
         rank: int,
         every: int,
+        scale: float,
         betas: tuple[float, float],
         eps: float,
     ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
-        self.whole, self.rank, self.every, self.betas, self.eps = whole, rank, every, betas, eps
+        self.whole, self.rank, self.every, self.scale = whole, rank, every, scale
+        self.betas, self.eps = betas, eps
 
     @abstractmethod
     def directions(self, gradient: torch.Tensor, place: int, update: int) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
@@ -39,6 +40,33 @@ def weights_of(shares: Sequence[float]) -> list[int]:
     parts = [max(smallest, Fraction(share).limit_denominator(_PRECISION)) for share in shares]
     unit = lcm(*(part.denominator for part in parts))
     return [int(part * unit) for part in parts]
+
+
+def mixed(
+    sizes: Mapping[str, np.ndarray],
+    shares: Mapping[str, float],
+    *,
+    seed: int,
+    tokens: int | None,
+    epochs: float | None,
+    multiple: int,
+) -> Schedule:
+    """The rows of sources with these `sizes [sequences]`, each source in an order of its own in every epoch.
+
+    Until `tokens` are reached, or until the source that its share exhausts first has been read `epochs` times
+    (default: once). Raises AdaptError where these would be too many rows.
+    """
+    total = sum(shares.values())
+    once = min(int(values.sum()) * total / shares[name] for name, values in sizes.items())
+    marks = [zlib.crc32(name.encode()) for name in sizes]
+    lengths = [len(values) for values in sizes.values()]
+    return interleave(
+        list(sizes.values()),
+        [shares[name] for name in sizes],
+        tokens if tokens is not None else max(1, round((epochs or 1.0) * once)),
+        lambda source, epoch: permutation(lengths[source], seed, marks[source], epoch),
+        multiple,
+    )
 
 
 def interleave(

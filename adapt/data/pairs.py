@@ -6,7 +6,6 @@ like a prompt with its completion: the same chat template, and only the answer i
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ import numpy as np
 
 from adapt.data.documents import Document
 from adapt.data.encoding import Encoded
-from adapt.data.mixture import Schedule, interleave, permutation
+from adapt.data.mixture import Schedule, mixed
 from adapt.data.store import Store, open_store
 from adapt.errors import AdaptError
 
@@ -170,16 +169,8 @@ def build_pairs(
     for name, share in shares.items():
         store = open_store(sources[name], tokenizer, "dpo", cache, name, display)
         found.append(pair_source(name, share, store, sequence_length))
-    total = sum(source.share for source in found)
-    once = min(int(source.sizes.sum()) * total / source.share for source in found)
-    names = [zlib.crc32(name.encode()) for name in shares]
-    schedule = interleave(
-        [source.sizes for source in found],
-        list(shares.values()),
-        tokens if tokens is not None else max(1, round((epochs or 1.0) * once)),
-        lambda source, epoch: permutation(len(found[source]), seed, names[source], epoch),
-        multiple,
-    )
+    sizes = {source.name: source.sizes for source in found}
+    schedule = mixed(sizes, shares, seed=seed, tokens=tokens, epochs=epochs, multiple=multiple)
     return PairStream(tuple(found), schedule, sequence_length)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapt.data.documents import Objective
-from adapt.data.mixture import Schedule, interleave, permutation
+from adapt.data.mixture import Schedule, mixed, permutation
 from adapt.data.packing import Packing, Strategy, pack
 from adapt.data.store import Store, open_store
 from adapt.errors import AdaptError
@@ -140,15 +140,8 @@ def build_stream(
     for name, share in shares.items():
         store = open_store(sources[name], tokenizer, objective, cache, name, display)
         packed.append(packed_source(name, share, store, objective, sequence_length, packing, seed))
-    budget = tokens if tokens is not None else _epoch_tokens(packed, epochs or 1.0)
-    names = [zlib.crc32(name.encode()) for name in shares]
-    schedule = interleave(
-        [source.packing.sizes for source in packed],
-        list(shares.values()),
-        budget,
-        lambda source, epoch: permutation(len(packed[source].packing), seed, names[source], epoch),
-        multiple,
-    )
+    sizes = {source.name: source.packing.sizes for source in packed}
+    schedule = mixed(sizes, shares, seed=seed, tokens=tokens, epochs=epochs, multiple=multiple)
     stream = Stream(tuple(packed), schedule, sequence_length)
     stream.reports.extend(report.as_dict() for report in preflight(stream, tokenizer))
     return stream
@@ -195,12 +188,6 @@ def _sums(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nda
 def _blocks(starts: np.ndarray, lengths: np.ndarray) -> list[tuple[list[int], list[int]]]:
     cuts = range(0, len(starts), _BLOCK)
     return [(starts[cut : cut + _BLOCK].tolist(), lengths[cut : cut + _BLOCK].tolist()) for cut in cuts]
-
-
-def _epoch_tokens(sources: Sequence[PackedSource], epochs: float) -> int:
-    """Tokens of the mixture until its scarcest source has been read `epochs` times."""
-    total = sum(source.share for source in sources)
-    return max(1, round(epochs * min(int(s.packing.lengths.sum()) * total / s.share for s in sources)))
 
 
 def collate(items: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:

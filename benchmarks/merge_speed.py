@@ -1,12 +1,14 @@
 """Merging three checkpoints: our engine, mergekit, a plain streaming loop and `cp`, one after the other in one run.
 
     python benchmarks/merge_speed.py                      every method, five times each (an hour)
+    python benchmarks/merge_speed.py --layers 4 --repeats 1           every method once on small models (ten minutes)
     python benchmarks/merge_speed.py --methods task_arithmetic ties --repeats 3
     python benchmarks/merge_speed.py --no-mergekit --layers 4
 
 Makes three bf16 Llamas (880 M parameters each with the default 17 layers, in three shards) in `--folder`. Every run is
 a process of its own, with its start-up; wall time, processor time and the peak of anonymous memory are taken from
-outside. The plain loop is the floor: read every input once, add in float32, write once, one thread.
+outside. What a start-up takes (a dry run of ours, mergekit's help, the loop's imports) is measured first and subtracted
+in a column of its own. The plain loop is the floor: read every input once, add in float32, write once, one thread.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -161,6 +164,34 @@ def commands(method: str, folder: Path, out: Path, scratch: Path, with_mergekit:
     return found
 
 
+def startups(folder: Path, out: Path, with_mergekit: bool) -> dict[str, list[str]]:
+    """Processes that end where the others begin to merge, by the first word of their names."""
+    bin_folder = Path(sys.executable).parent
+    models = [f"{name}={folder / name}" for name in ("cpt", "instruct")]
+    ours = [str(bin_folder / "adapt"), "merge", EXPRESSIONS["linear"], *models, "-o", str(out), "--quiet", "--dry-run"]
+    found = {"adapt": ours, "plain": [sys.executable, "-c", LOOP.split("torch.set_num_threads")[0]]}
+    if with_mergekit:
+        found["mergekit"] = [str(bin_folder / "mergekit-yaml"), "--help"]
+    return found
+
+
+def rows(method: str, found: dict[str, list[dict[str, float]]], begin: dict[str, float]) -> Iterator[str]:
+    """A method's lines of the table: medians, and how many times as long mergekit takes with and without start-up."""
+    middle = {
+        name: {key: statistics.median(run[key] for run in runs) for key in ("wall", "cpu", "memory")}
+        for name, runs in found.items()
+    }
+    beyond = {name: values["cpu"] - begin.get(name.split(",")[0].split()[0], 0.0) for name, values in middle.items()}
+    for name, values in middle.items():
+        times = ""
+        if "mergekit" in middle and name != "mergekit":
+            times = f"{middle['mergekit']['cpu'] / values['cpu']:.1f}, {beyond['mergekit'] / beyond[name]:.1f}"
+        yield (
+            f"| {method} | {name} | {values['wall']:.1f} | {values['cpu']:.1f} | {beyond[name]:.1f} | {times} | "
+            f"{values['memory']:.0f} |"
+        )
+
+
 def measured(command: list[str], out: Path) -> dict[str, float]:
     """Wall and processor seconds and the peak of anonymous memory of a process."""
     shutil.rmtree(out, ignore_errors=True)
@@ -205,16 +236,19 @@ def main() -> None:
     out, scratch = options.folder / "out", options.folder / "scratch"
     scratch.mkdir(exist_ok=True)
     print(f"{psutil.cpu_count()} processors, load {os.getloadavg()[0]:.1f}, {options.repeats} runs of each in turn\n")
-    print("| method | run | wall s | processor s | anonymous MB |\n|---|---|---|---|---|")
+    begin = {}
+    for name, command in startups(models, out, not options.no_mergekit).items():
+        begin[name] = statistics.median(measured(command, out)["cpu"] for _ in range(3))
+        print(f"start-up of {name}: {begin[name]:.1f} processor seconds")
+    print("\n| method | run | wall s | processor s | beyond start-up | mergekit's multiple | anonymous MB |")
+    print("|---" * 7 + "|", flush=True)
     for method in options.methods:
         runs = commands(method, models, out, scratch, not options.no_mergekit)
         found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
         for _ in range(options.repeats):
             for name, command in runs.items():
                 found[name].append(measured(command, out))
-        for name, results in found.items():
-            wall, cpu, memory = (statistics.median(r[key] for r in results) for key in ("wall", "cpu", "memory"))
-            print(f"| {method} | {name} | {wall:.1f} | {cpu:.1f} | {memory:.0f} |", flush=True)
+        print("\n".join(rows(method, found, begin)), flush=True)
     shutil.rmtree(out, ignore_errors=True)
 
 

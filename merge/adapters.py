@@ -7,17 +7,19 @@ whole matrix, let alone a model. Two adapters are added exactly, as `s_1 w_1 B_1
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from merge.checkpoint import Checkpoint, TensorFiles, TensorInfo, header_of, read_json
+from merge.checkpoint import Checkpoint, TensorFiles, TensorInfo, header_of, is_head, read_json
 from merge.errors import MergeError
 from merge.formula import Leaf
 from merge.operands import Inputs, Operand, Target, operand
+from merge.tying import given_head, leave_out_originals
+from merge.updates import DoraUpdate, LowRankUpdate, NoUpdate, SumOfUpdates, WholeUpdate
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -25,6 +27,7 @@ _PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.default)?(?:\.weight)?$"
 )
+_WRAPPER = re.compile(r"\.(?:modules_to_save|base_layer|original_module)(?=\.)")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -44,7 +47,8 @@ class Adapter(TensorFiles):
     config: Mapping[str, Any] = field(init=False)
     tensors: Mapping[str, TensorInfo] = field(init=False)
     parts: dict[str, dict[str, str]] = field(init=False)
-    """`parts[module]` maps lora_A, lora_B, ... or `whole` (a tensor that was trained and saved whole) to tensors."""
+    """`parts[module]` maps lora_A, lora_B, ..., `whole` (a tensor that was saved whole) and `original` (what it was
+    before) to tensors."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -68,7 +72,8 @@ class Adapter(TensorFiles):
         match = _PART.fullmatch(short)
         if match:
             return match["module"], match["part"]
-        return short.replace(".modules_to_save", "").removesuffix(".weight"), "whole"
+        module = _WRAPPER.sub("", short).removesuffix(".weight")
+        return module, "original" if ".original_module." in short else "whole"
 
     def scale(self, module: str, rank: int) -> float:
         """`alpha / r`, with rslora `alpha / sqrt(r)`; alpha may be given by pattern."""
@@ -91,54 +96,81 @@ class Adapter(TensorFiles):
     def module_of(self, target: str) -> str | None:
         """The module whose weight the adapter changes, or None."""
         module = target.removesuffix(".weight")
-        return module if target.endswith(".weight") and module in self.parts else None
+        return module if module in self.parts else None
 
-    def check(self, model: Checkpoint) -> None:
-        """Raise MergeError for a part that fits no tensor of the model: another base, or another architecture."""
+    def check(self, model: Checkpoint, head: str | None = None) -> None:
+        """Raise MergeError for a part that fits no tensor of the model: another base, or another architecture.
+
+        `head` is what the head is called that the adapter gives to a model whose head is its embedding.
+        """
         for module, parts in self.parts.items():
             pair = any({f"{kind}_A", f"{kind}_B"} <= set(parts) for kind in ("lora", "lora_embedding"))
-            if "whole" not in parts and not pair:
+            if set(parts) != {"whole"} and not pair:
                 raise MergeError(f"'{self.name}' holds only {', '.join(parts)} for '{module}'; the file is not whole")
-            tensor = f"{module}.weight"
-            if tensor not in model.tensors:
+            if "whole" in parts and "lora_magnitude_vector" in parts:
+                raise MergeError(f"'{self.name}' holds DoRA and a copy of the layer for '{module}'; save it without")
+            tensor = tensor_of(module)
+            known = model.embedding if tensor == head else tensor
+            if known not in model.tensors:
                 raise MergeError(
                     f"'{self.name}' changes '{tensor}', which '{model.name}' does not have; nothing would use it"
                 )
-            shape = model.tensors[tensor].shape
-            if self.shape(module) not in (shape, shape[::-1]):
-                raise MergeError(
-                    f"'{self.name}' changes '{tensor}' of shape {list(self.shape(module))}, but in '{model.name}' it "
-                    f"has shape {list(shape)}"
-                )
+            shape = model.tensors[known].shape
+            for own in self.shapes(module):
+                if own not in (shape, shape[::-1]):
+                    raise MergeError(
+                        f"'{self.name}' changes '{tensor}' of shape {list(own)}, but in '{model.name}' it "
+                        f"has shape {list(shape)}"
+                    )
 
-    def shape(self, module: str) -> tuple[int, ...]:
-        """The shape of a module's update."""
+    def shapes(self, module: str) -> Iterator[tuple[int, ...]]:
+        """The shapes of a module's updates."""
         parts = {part: self.tensors[name].shape for part, name in self.parts[module].items()}
         if "whole" in parts:
-            return parts["whole"]
+            yield parts["whole"]
         if "lora_embedding_A" in parts:
-            return parts["lora_embedding_A"][1], parts["lora_embedding_B"][0]
-        return parts["lora_B"][0], parts["lora_A"][1]
+            yield parts["lora_embedding_A"][1], parts["lora_embedding_B"][0]
+        elif "lora_B" in parts:
+            yield parts["lora_B"][0], parts["lora_A"][1]
 
 
 @dataclass(frozen=True)
 class AdapterVector:
-    """An adapter in a formula: makes the operand of its update for a tensor; `base` is the model that it changes."""
+    """An adapter in a formula: makes the operand of its update for a tensor; `base` is the model that it changes.
+
+    `head` is what the head is called that it gives to a base whose head is its embedding (see `merge.tying`).
+    """
 
     adapter: Adapter
     base: str
+    head: str | None = None
+
+    def tensor(self, output: str, names: Mapping[str, str]) -> str:
+        """What the adapter calls a tensor of the output; `names` are the models' names of it."""
+        return self.head if self.head is not None and is_head(output) else names[self.base]
 
     def __call__(self, target: Target, inputs: Inputs) -> Operand:
         """The update of one tensor; nothing where the adapter leaves the tensor alone."""
-        tensor = inputs.name_in[self.base]
-        module = self.adapter.module_of(tensor)
+        module = self.adapter.module_of(self.tensor(target.name, inputs.name_in))
         if module is None:
             return NoUpdate(target, inputs)
         parts = self.adapter.parts[module]
+        updates: list[Operand] = []
         if "whole" in parts:
-            return WholeUpdate(self.adapter, module, self.base, target, inputs)
+            updates.append(WholeUpdate(self.adapter, module, self.base, target, inputs))
+        if set(parts) != {"whole"}:
+            updates.append(self._low_rank(module, target, inputs))
+        return updates[0] if len(updates) == 1 else SumOfUpdates(updates)
+
+    def numbers(self, output: str, names: Mapping[str, str]) -> int:
+        """How many numbers are held, as its factors, while a tensor of the output is made."""
+        parts = self.adapter.parts.get(self.adapter.module_of(self.tensor(output, names)) or "", {})
+        shapes = [self.adapter.tensors[name].shape for part, name in parts.items() if part != "whole"]
+        return sum(torch.Size(shape).numel() for shape in shapes)
+
+    def _low_rank(self, module: str, target: Target, inputs: Inputs) -> Operand:
         left, right = self._factors(module, target, inputs)
-        if "lora_magnitude_vector" in parts:
+        if "lora_magnitude_vector" in self.adapter.parts[module]:
             magnitude = self.adapter.tensor(module, "lora_magnitude_vector")
             return DoraUpdate(left, right, magnitude.to(left.device), operand(Leaf(self.base), target, inputs), target)
         rows = inputs.sources[self.base] if target.by_token else None
@@ -156,86 +188,24 @@ class AdapterVector:
         return (left * scale).to(**place).contiguous(), right.to(**place).contiguous()
 
 
-class NoUpdate(Operand):
-    """Zero, everywhere."""
-
-    def __init__(self, target: Target, inputs: Inputs) -> None:
-        self.target, self.dtype, self.device = target, inputs.accumulate, inputs.device
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        """Zeros."""
-        return torch.zeros(last - first, self.target.width, dtype=self.dtype, device=self.device)
-
-    def add_to(self, total: torch.Tensor, weight: float, first: int, last: int) -> None:
-        """Nothing is added."""
-
-
-class LowRankUpdate(Operand):
-    """`left[rows] right`, with `left [n, r]` and `right [r, c]`."""
-
-    def __init__(self, left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor | None, target: Target) -> None:
-        self.target, self.left, self.right, self.wanted = target, left, right, rows
-
-    def _left(self, first: int, last: int) -> torch.Tensor:
-        if self.wanted is None:
-            return self.left[first:last]
-        rows = self.wanted[first:last].to(self.left.device)
-        return self.left[rows.clamp(min=0)] * (rows >= 0).unsqueeze(1)
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        """The rows of the product."""
-        return self._left(first, last) @ self.right
-
-    def add_to(self, total: torch.Tensor, weight: float, first: int, last: int) -> None:
-        """One matrix product into the sum."""
-        total.addmm_(self._left(first, last), self.right, alpha=weight)
-
-
-class DoraUpdate(Operand):
-    """`m (W + s B A) / |W + s B A| - W`, the norm along each row (Liu et al. 2024, arXiv 2402.09353)."""
-
-    def __init__(
-        self, left: torch.Tensor, right: torch.Tensor, magnitude: torch.Tensor, base: Operand, target: Target
-    ) -> None:
-        self.target, self.left, self.right, self.base = target, left, right, base
-        self.magnitude = magnitude.reshape(-1).to(left.dtype)
-        if len(self.magnitude) != target.height:
-            raise MergeError(f"the DoRA magnitudes of '{target.name}' are {len(self.magnitude)}, not {target.height}")
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        """The rows of the update."""
-        weight = self.base.rows(first, last)
-        moved = torch.addmm(weight, self.left[first:last], self.right)
-        size = self.magnitude[first:last] / moved.norm(dim=1)
-        return moved.mul_(size.unsqueeze(1)).sub_(weight)
-
-
-class WholeUpdate(Operand):
-    """A tensor that was trained and saved whole, less the base's."""
-
-    def __init__(self, adapter: Adapter, module: str, base: str, target: Target, inputs: Inputs) -> None:
-        self.target = target
-        self.base = operand(Leaf(base), target, inputs)
-        tensor = adapter.tensor(module, "whole").to(device=inputs.device, dtype=inputs.accumulate)
-        self.saved = tensor.reshape(tensor.shape[0] if target.height > 1 else 1, -1)
-        self.wanted = inputs.sources[base] if target.by_token else None
-
-    def rows(self, first: int, last: int) -> torch.Tensor:
-        """The rows of the difference; none for tokens that the adapter's base lacks."""
-        if self.wanted is None:
-            return self.saved[first:last] - self.base.rows(first, last)
-        rows = self.wanted[first:last].to(self.saved.device)
-        difference = self.saved[rows.clamp(min=0)] - self.base.rows(first, last)
-        return difference.mul_((rows >= 0).unsqueeze(1))
+def tensor_of(module: str) -> str:
+    """The tensor that a module's update is added to; a bias is a module of its own."""
+    return module if module.endswith(".bias") else f"{module}.weight"
 
 
 def vector_of(adapter: Adapter, checkpoints: Mapping[str, Checkpoint], start: str) -> AdapterVector:
     """An adapter as a task vector of the model that its settings name, or else of the model that it is added to."""
     named = Path(adapter.config.get("base_model_name_or_path") or "")
     same = [n for n, model in checkpoints.items() if named.exists() and model.folder.resolve() == named.resolve()]
-    base = same[0] if same else start
-    adapter.check(checkpoints[base])
-    return AdapterVector(adapter, base)
+    return vector_on(adapter, checkpoints[same[0] if same else start])
+
+
+def vector_on(adapter: Adapter, model: Checkpoint) -> AdapterVector:
+    """An adapter as a task vector of a model. Raises MergeError where it does not fit."""
+    leave_out_originals(adapter, model)
+    head = given_head(adapter, model)
+    adapter.check(model, head)
+    return AdapterVector(adapter, model.name, head)
 
 
 def check_used(vectors: Iterable[AdapterVector], names: Mapping[str, Mapping[str, str]]) -> None:
@@ -244,7 +214,7 @@ def check_used(vectors: Iterable[AdapterVector], names: Mapping[str, Mapping[str
     `names[output][model]` are what models call the tensors of the output.
     """
     for vector in vectors:
-        asked = {found.get(vector.base) for found in names.values()}
-        unused = [module for module in vector.adapter.parts if f"{module}.weight" not in asked]
+        asked = {vector.tensor(output, found) for output, found in names.items() if vector.base in found}
+        unused = [module for module in vector.adapter.parts if tensor_of(module) not in asked]
         if unused:
             raise MergeError(f"'{vector.adapter.name}' changes '{unused[0]}', but nothing in the merge takes that up")

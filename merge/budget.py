@@ -10,7 +10,7 @@ class Budget:
     """Bytes that all threads may hold together; what an object took comes back when it goes."""
 
     def __init__(self, size: int) -> None:
-        self.left = size
+        self.size = self.left = size
         self._lock = threading.RLock()
 
     def lend(self, size: int, owner: object) -> bool:

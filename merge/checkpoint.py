@@ -37,6 +37,11 @@ _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_e
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.(weight|bias)$")
 
 
+def is_head(name: str) -> bool:
+    """Whether a tensor is an output embedding's matrix."""
+    return bool(_HEAD.search(name)) and name.endswith("weight")
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """What a header says of a tensor: the file that holds it, its element type and shape, its first byte's place."""
@@ -110,12 +115,12 @@ class TensorFiles:
         if descriptor is None:
             with _OPENING:
                 descriptor = self._descriptors.setdefault(info.file, os.open(info.file, os.O_RDONLY))
-        done, place = 0, info.start + first
-        while done < len(into):
-            count = os.preadv(descriptor, [into[done:]], place + done)
+        place = info.start + first
+        while into:
+            count = os.preadv(descriptor, [into], place)
             if count == 0:
                 raise MergeError(f"'{info.file}' is cut short: '{name}' is not all there")
-            done += count
+            into, place = into[count:], place + count
 
     def close(self) -> None:
         """Close the files that `read` has opened."""
@@ -196,7 +201,7 @@ class Checkpoint(TensorFiles):
     @cached_property
     def head(self) -> str | None:
         """The name of the output embedding's matrix, or None where it is the input embedding (tied)."""
-        found = [name for name in self.tensors if _HEAD.search(name) and name.endswith("weight")]
+        found = [name for name in self.tensors if is_head(name)]
         if not found:
             return None
         if self.config.get("tie_word_embeddings"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-from merge.device import Outlet, own_stream, workers_for
+from merge.demand import threads_for
+from merge.device import Outlet, own_stream
 from merge.errors import MergeError
 from merge.hashes import Hashes, Running, fingerprint
 from merge.journal import BusyError, Journal
@@ -22,7 +24,7 @@ from merge.operands import LeafOperand, operand
 from merge.parallel import single_threaded_torch
 from merge.planning import Merge
 from merge.policy import write_config, write_tokenizer
-from merge.provenance import describe, model_card
+from merge.provenance import describe, licence, model_card
 from merge.writer import Output, ShardWriter, shards, write_index
 
 SHARD_SIZE = 5 * 10**9
@@ -42,7 +44,8 @@ def write(
     """Write the merged checkpoint to `folder`, which appears whole or not at all, and return what was decided.
 
     Sums are taken in float32 (float64 where an input of a plain sum is float32) and rounded once. The bytes do not
-    depend on the number of `threads` (default: one for each core) or the size of shards. A merge that was killed goes
+    depend on the number of `threads` (default: one for each core; fewer where that many would hold too much) or the
+    size of shards. A merge that was killed goes
     on where it stopped when it is written again. `progress` is told the bytes done and in all; `beside` are further
     files by name, with their text. `device` (default: the plan's) is where blocks are computed: on a GPU what is
     random is drawn alike, and sums differ by rounding. Raises MergeError where `folder` holds something already, for
@@ -79,16 +82,21 @@ def check_output(merge: Merge, folder: Path) -> None:
     """Raise MergeError where `folder` is not empty or its disk is too full."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MergeError(f"'{folder}' is not empty; give a new folder, so that no stale file stays beside the result")
-    home = folder.absolute()
-    while not home.exists():
-        home = home.parent
-    free, needed = shutil.disk_usage(home).free, merge.size
+    free, needed = free_space(folder), merge.size
     if free < needed and not unfinished(folder).exists():
         unit, factor = ("GB", 1e9) if needed >= 1e8 else ("MB", 1e6)
         raise MergeError(
             f"'{folder}' needs {needed / factor:.1f} {unit}, but only {free / factor:.1f} {unit} are free there; "
             "free some space or give another folder"
         )
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where a folder is, or is to be."""
+    home = folder.absolute()
+    while not home.exists():
+        home = home.parent
+    return shutil.disk_usage(home).free
 
 
 def _write_all(
@@ -131,8 +139,7 @@ def _write_weights(
     count = sum(output.size for output in merge.outputs if output.name in done)
     written = dict(done)
     stop = threading.Event()
-    workers = threads or workers_for(merge.device, len(os.sched_getaffinity(0)))
-    with single_threaded_torch(), ThreadPoolExecutor(workers) as pool:
+    with single_threaded_torch(), ThreadPoolExecutor(threads_for(merge, left, threads)) as pool:
         tasks = {pool.submit(write_tensor, merge, output, owner[output.name], hashes, stop): output for output in left}
         try:
             for task in as_completed(tasks):
@@ -179,10 +186,17 @@ def merged(merge: Merge, output: Output, hashes: Hashes | None = None) -> Iterat
         if target.by_token:
             _set_rows(block, result.known(first, last), sources, merge, first, last)
         rounded = block.to(output.dtype)
-        low, high = (float(value) for value in rounded.aminmax()) if rounded.numel() else (0.0, 0.0)
-        if not (low > -float("inf") and high < float("inf")):
+        if not finite(rounded):
             raise _not_finite(merge, output)
         yield first * target.width * output.dtype.itemsize, outlet(rounded)
+
+
+def finite(values: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; a sum that is finite says so, one that is not may just be too large."""
+    if math.isfinite(float(values.sum())):
+        return True
+    low, high = values.aminmax()
+    return float(low) > -math.inf and float(high) < math.inf  # both are NaN where one element is
 
 
 def _row_sources(merge: Merge) -> tuple[str, ...]:
@@ -219,7 +233,7 @@ def _copied(merge: Merge, output: Output) -> torch.Tensor:
 
 def _not_finite(merge: Merge, output: Output) -> MergeError:
     for name, tensor in merge.parts[output.name].names.items():
-        if not torch.isfinite(merge.checkpoints[name].tensor(tensor)).all():
+        if not all(map(finite, merge.checkpoints[name].tensor(tensor).view(-1).split(2**20))):
             return MergeError(f"'{name}' holds NaN or infinity in '{output.name}'; nothing was written")
     kind = str(output.dtype).removeprefix("torch.")
     return MergeError(f"the sum of '{output.name}' is too large for {kind}; choose dtype bfloat16 or float32")
@@ -237,7 +251,11 @@ def _inputs(merge: Merge, hashes: Hashes) -> dict[str, dict[str, Any]]:
             )
             for tensor, info in model.tensors.items()
         }
-        found[name] = {"folder": str(model.folder), "fingerprint": fingerprint(tensors)}
+        found[name] = {
+            "folder": str(model.folder),
+            "fingerprint": fingerprint(tensors),
+            "license": licence(model.folder),
+        }
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 
 from merge.errors import MergeError
 from merge.parallel import at_once
+from merge.scratch import scratch
 
 LARGEST_CONDITION = 1e6
 """Singular values below the largest by this factor are rounding: the weights themselves have 24 bits at most."""
@@ -46,16 +47,17 @@ def fit(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], width: int, ridge: 
 
     Solved for the change `D = W - I` from the normal equations `(XᵀX + ridge m I) D = Xᵀ (Y - X)`, m the mean
     eigenvalue of XᵀX: equal spaces give the identity exactly, and a ridge draws the map towards it where X says
-    nothing. Held are three matrices `[d, d]` in float64, however many rows there are. The result does not depend on
-    the number of threads. Raises DeficientError where the condition of X is above `LARGEST_CONDITION` and there is no
+    nothing. One matrix `[d, d]` in float64 is held, however many rows there are; two more lie in files (`scratch`), and
+    one of these is the result. It does not depend on the number of threads. Raises DeficientError where the condition
+    of X is above `LARGEST_CONDITION` and there is no
     ridge, and MergeError for values that are not finite.
     """
-    gram, cross = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
+    gram, cross = (scratch(width, width) for _ in range(2))
     rows, squares, moved = 0, 0.0, 0.0
     for x, y in blocks:
-        squares += float(y.square().sum())
+        squares += _square(y)
         change = y.sub_(x)
-        moved += float(change.square().sum())
+        moved += _square(change)
         _add_products(gram, x, x)
         _add_products(cross, x, change)
         rows += len(x)
@@ -70,10 +72,24 @@ def fit(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], width: int, ridge: 
         raise DeficientError(rows, rank, width, condition)
     extra = ridge * float(eigenvalues.mean())
     gram.diagonal().add_(extra)
-    solution = torch.cholesky_solve(cross, torch.linalg.cholesky(gram, upper=True), upper=True)
-    left = moved - float((solution * cross).sum()) - extra * float(solution.square().sum())
-    error = max(left, 0.0) ** 0.5
-    return Fit(solution, rows, rank, condition, _share(error, squares**0.5), _share(error, moved**0.5))
+    gram.copy_(torch.linalg.cholesky(gram, upper=True))
+    error = max(moved - _solve_(gram, cross, extra), 0.0) ** 0.5
+    return Fit(cross, rows, rank, condition, _share(error, squares**0.5), _share(error, moved**0.5))
+
+
+def _solve_(factor: torch.Tensor, cross: torch.Tensor, extra: float) -> float:
+    """Put D with `(UᵀU) D = C` in the place of C, columns by columns; returns `<C, D> + extra |D|^2`."""
+    explained = 0.0
+    for panel in cross.split(_PANEL, dim=1):
+        halfway = torch.linalg.solve_triangular(factor.T, panel, upper=False)
+        solution = torch.linalg.solve_triangular(factor, halfway, upper=True)
+        explained += float(panel.mul_(solution).sum()) + extra * _square(solution)
+        panel.copy_(solution)
+    return explained
+
+
+def _square(values: torch.Tensor) -> float:
+    return sum(float(torch.dot(row, row)) for row in values.unbind())
 
 
 def _add_products(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

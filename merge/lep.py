@@ -25,13 +25,15 @@ from merge.errors import MergeError
 from merge.formula import Call, Difference, Formula, Leaf, Linear
 from merge.least_squares import DeficientError, Fit, fit
 from merge.operands import Inputs, LeafOperand, Operand, Target
+from merge.parameters import Place
 from merge.planning import Merge, prepare
+from merge.scratch import scratch
 from merge.writer import Output
 
 MODES = ("swap", "overlap", "conversion")
 NEW_ROWS = ("cpt", "lep-overlap", "lep-conversion")
 """Where the rows of tokens come from that no difference of a merge knows: the model that has them, or LEP."""
-_ROWS = 2048
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -157,12 +159,14 @@ def learn(merge: Merge, ridge: float = 0.0) -> Merge:
     changes: dict[str, torch.Tensor] = {}
     notes: dict[str, Any] = {}
     for output in _matrices(merge):
-        name, total = output.name, None
+        name = output.name
+        total = scratch(output.shape[1], output.shape[1], merge.inputs(output).accumulate)
         for weight, target, source in carried.vectors:
             found = _fitted(merge, carried.mode, name, target, source, ridge)
             notes.setdefault(name, {})[f"{target} - {source}"] = _note(found)
-            total = weight * found.change if total is None else total.add_(found.change, alpha=weight)
-        changes[name] = total.to(merge.inputs(output).accumulate)
+            for mine, part in zip(total.split(_ROWS), found.change.split(_ROWS), strict=True):
+                mine.add_(part.to(mine.dtype), alpha=weight)
+        changes[name] = total
     update = Propagation(merge.roles.anchor, carried.chosen, changes)
     lep = merge.rows.counts["lep"] | {"ridge": ridge, "maps": notes}
     rows = replace(merge.rows, counts=merge.rows.counts | {"lep": lep})
@@ -218,10 +222,13 @@ def _pieces(merge: Merge, mode: str, target: str, source: str) -> list[tuple[str
 def _means(model: Checkpoint, name: str, ids: Mapping[str, int], pieces: Sequence[tuple[str, ...]]) -> torch.Tensor:
     """The mean of the rows of each group of tokens, float64 `[n, d]`."""
     rows = torch.tensor([ids[token] for group in pieces for token in group])
-    values = model.tensor(name)[rows].double()
+    width = model.tensors[name].shape[1]
+    target = Target(name, len(rows), width, Place(name), by_token=True, block=len(rows) * width)
+    inputs = Inputs({model.name: model}, {model.name: rows}, {model.name: name}, torch.float64)
+    values = LeafOperand(model.name, target, inputs).rows(0, len(rows))
     if len(rows) == len(pieces):
         return values
     counts = torch.tensor([len(group) for group in pieces])
     owner = torch.repeat_interleave(torch.arange(len(pieces)), counts)
-    sums = torch.zeros(len(pieces), values.shape[1], dtype=torch.float64).index_add_(0, owner, values)
+    sums = torch.zeros(len(pieces), width, dtype=torch.float64).index_add_(0, owner, values)
     return sums.div_(counts.unsqueeze(1))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from merge.checkpoint import Checkpoint
@@ -96,7 +97,8 @@ class LeafOperand(Operand):
         self.target, self.model = target, inputs.checkpoints[name]
         self.tensor = inputs.name_in[name]
         info = self.model.tensors[self.tensor]
-        self.wanted = inputs.sources[name] if target.by_token else None
+        self.wanted = inputs.sources[name].numpy() if target.by_token else None
+        self.complete = self.wanted is None or bool((self.wanted >= 0).all())
         count = min(target.step, target.height) * target.width
         own = self.tensor == target.name  # a tied embedding may be read as a head by another thread just now
         self.hash = inputs.hashes.of(name, self.tensor, info.size) if own else Running(info.size)
@@ -111,32 +113,31 @@ class LeafOperand(Operand):
         if self.wanted is None:
             self._read(first * size, memory[: (last - first) * size])
         else:
-            self._gather(self.wanted[first:last].tolist(), size, memory)
+            self._gather(self.wanted[first:last], size, memory)
         return self.inlet.values(count).view(last - first, self.target.width)
 
     def _read(self, place: int, part: memoryview) -> None:
         self.model.read(self.tensor, place, part)
         self.hash.update(place, part)
 
-    def _gather(self, rows: list[int], size: int, memory: memoryview) -> None:
-        """Runs of rows that stand behind each other in the file are read at once."""
+    def _gather(self, rows: np.ndarray, size: int, memory: memoryview) -> None:
+        """Runs of rows that stand behind each other in the file are read at once; lacking ones are zero."""
+        before, behind = rows[:-1], rows[1:]
+        ends = np.flatnonzero(np.where(before < 0, behind >= 0, behind != before + 1)) + 1
         begin = 0
-        while begin < len(rows):
-            end = begin + 1
-            while end < len(rows) and (rows[end] == rows[end - 1] + 1 if rows[begin] >= 0 else rows[end] < 0):
-                end += 1
+        for end in (*ends.tolist(), len(rows)):
             if rows[begin] >= 0:
-                self._read(rows[begin] * size, memory[begin * size : end * size])
+                self._read(int(rows[begin]) * size, memory[begin * size : end * size])
             else:
                 self.inlet.raw[begin * self.target.width : end * self.target.width].zero_()
             begin = end
 
     def known(self, first: int, last: int) -> torch.Tensor | None:
         """Rows whose token the model has."""
-        if self.wanted is None:
+        if self.complete:
             return None
         found = self.wanted[first:last] >= 0
-        return None if bool(found.all()) else found.to(self.device)
+        return None if found.all() else torch.from_numpy(found).to(self.device)
 
 
 class LinearOperand(Operand):
@@ -189,6 +190,7 @@ class CallOperand(Operand):
         self.labels = _labels(call.models)
         self.values = values_of(call, target.place)
         self.accumulate, self.device = inputs.accumulate, inputs.device
+        self.checked = 0  # rows before this one hold numbers; later passes need not look
 
     @cached_property
     def summary(self) -> Any:
@@ -221,9 +223,11 @@ class CallOperand(Operand):
     def _block(self, first: int, last: int) -> Block:
         inputs = [model.rows(first, last) for model in self.models]
         base = None if self.base is None else self.base.rows(first, last)
-        for part, values in zip((*self.models, self.base), (*inputs, base), strict=True):
-            if values is not None and not math.isfinite(float(values.sum())):
-                raise _not_finite(part, values, self.target)
+        if last > self.checked:
+            for part, values in zip((*self.models, self.base), (*inputs, base), strict=True):
+                if values is not None and not math.isfinite(float(values.sum())):
+                    raise _not_finite(part, values, self.target)
+            self.checked = last if first <= self.checked else self.checked
         base_known = None if self.base is None else self.base.known(first, last)
         fill(inputs, base, [model.known(first, last) for model in self.models], base_known)
         shape = (self.target.height, self.target.width)

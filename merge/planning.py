@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from merge.adapters import Adapter, AdapterVector, check_used, is_adapter, vector_of
-from merge.checkpoint import DTYPES, Checkpoint
+from merge.checkpoint import DTYPES, Checkpoint, is_head
 from merge.device import CPU, block_size
 from merge.errors import MergeError
 from merge.formula import Call, Combination, Formula, Linear, names_in, parse
@@ -24,6 +24,7 @@ from merge.parameters import places as places_of
 from merge.policy import Beside, chat_template, check_same_architecture, rope_warnings
 from merge.roles import Roles, assign
 from merge.task_vectors import is_task_vector
+from merge.tying import heads_given, heads_of
 from merge.vocabulary import RowPlan, Vocabulary, plan_rows, read_vocabulary
 from merge.writer import Output
 
@@ -80,7 +81,7 @@ class Merge:
     @property
     def tied(self) -> bool:
         """Whether the output's head is its input embedding."""
-        return not any(self.checkpoints[name].head for name in self.roles.models)
+        return not any(is_head(output.name) for output in self.outputs)
 
     def target(self, output: Output) -> Target:
         """A tensor of the output as rows, in blocks for its device."""
@@ -156,10 +157,12 @@ def prepare(
     rows = plan_rows(roles, checkpoints, vocabularies)
     template = _template_from(combination, roles, checkpoints, vocabularies)
     warnings += [*_dropped(combination, roles, rows), *_borrowed(template, roles)]
-    outputs = tuple(_outputs(anchor, [checkpoints[name] for name in roles.models], rows, dtype))
+    changes = {name: vector_of(adapter, checkpoints, roles.anchor) for name, adapter in adapters.items()}
+    warnings += heads_given(changes.values())
+    heads = heads_of([checkpoints[name] for name in roles.models], changes.values())
+    outputs = tuple(_outputs(anchor, heads, rows, dtype))
     formula = combination.vector() if as_vector else combination.formula(roles.anchor)
     parts = _parts(formula, checkpoints, outputs)
-    changes = {name: vector_of(adapter, checkpoints, roles.anchor) for name, adapter in adapters.items()}
     for part in parts.values():
         check_values(part.formula, part.place)
     check_used(changes.values(), {name: part.names for name, part in parts.items()})
@@ -262,17 +265,10 @@ def _dropped(combination: Combination, roles: Roles, rows: RowPlan) -> Iterator[
             )
 
 
-def _outputs(
-    anchor: Checkpoint, models: list[Checkpoint], rows: RowPlan, dtype: torch.dtype | None
-) -> Iterator[Output]:
+def _outputs(anchor: Checkpoint, heads: Sequence[str], rows: RowPlan, dtype: torch.dtype | None) -> Iterator[Output]:
     """The tensors of the output in the anchor's order; a head of its own as soon as one model has one."""
-    heads = [model.head for model in models if model.head]
     for name, info in anchor.tensors.items():
-        if (
-            name == anchor.head
-            or (heads and name in heads)
-            or (anchor.head is None and name.endswith("lm_head.weight"))
-        ):
+        if name == anchor.head or name in heads or (anchor.head is None and name.endswith("lm_head.weight")):
             continue
         yield _output(anchor, name, info.dtype, info.shape, rows, dtype)
     if heads:

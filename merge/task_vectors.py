@@ -57,7 +57,8 @@ def info(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "merge.json")
     vector = Checkpoint("vector", folder)
     body = [name for name in vector.tensors if not vector.is_vocabulary(name)]
-    norm = sum(float(vector.tensor(name).double().square().sum()) for name in body) ** 0.5
+    parts = (part.double() for name in body for part in vector.tensor(name).view(-1).split(2**20))
+    norm = sum(float(torch.dot(part, part)) for part in parts) ** 0.5
     return {
         "expression": record["expression"],
         "models": {name: entry["folder"] for name, entry in record["inputs"].items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from itertools import combinations
 
 import torch
 
+from merge.demand import TOGETHER, threads_within
+from merge.device import CPU, block_size
 from merge.errors import MergeError
 from merge.formula import Leaf
 from merge.hashes import Hashes
@@ -86,7 +89,9 @@ def sums_by_tensor(merge: Merge, ancestor: str, others: Sequence[str], threads: 
     rows = shared_rows(merge, [name for name in (ancestor, *others) if name in merge.checkpoints])
     names = _tensors(merge, ancestor, others)
     order = sorted(names, key=lambda name: -merge.checkpoints[ancestor].tensors[name].size)
-    found = at_once(lambda name: _sums(merge, name, ancestor, others, rows), order, threads)
+    held = 2 * 4 * block_size(CPU) * (len(others) + 2)  # each model's block as it is read and converted, a product
+    most = threads_within(TOGETHER, threads or len(os.sched_getaffinity(0)), [held] * len(order))
+    found = at_once(lambda name: _sums(merge, name, ancestor, others, rows), order, most)
     by_name = dict(zip(order, found, strict=True))
     return {name: by_name[name] for name in names}
 

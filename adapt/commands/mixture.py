@@ -143,10 +143,8 @@ def _size(folder: Path, kind: str, name: str) -> str:
 
 
 def _changed(folder: Path, output: Path, base: str | None, change: Any) -> None:
-    from adapt.mixture.change import check_changeable
-    from adapt.mixture.folder import load_mixture, read_mixture, save_mixture, written_whole
+    from adapt.mixture.folder import load_mixture, save_mixture, written_whole
 
-    check_changeable(read_mixture(folder)["kind"])
     with written_whole(output) as place:
         model, tokenizer = load_mixture(folder, base)
         change(model, tokenizer)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from adapt.errors import AdaptError
-from adapt.settings import parse_number
 
 
 def whole(option: str, text: str) -> int:
     """The whole number from 1 that an option says, as `500`, `20M` or `4k`. Raises AdaptError for anything else."""
+    from adapt.settings import parse_number
+
     try:
         number = parse_number(text)
     except ValueError as error:

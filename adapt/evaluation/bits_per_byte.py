@@ -153,7 +153,8 @@ def _positions(model: Any, batch_tokens: int | None) -> int:
     if batch_tokens is None:
         batch_tokens = 1024 if model.device.type == "cpu" else 16384
     head = model.get_output_embeddings()
-    width = head.weight.shape[0] if head is not None else model.config.get_text_config().vocab_size
+    rows = head.weight.shape[0] if head is not None else 0  # none where a process holds a part only (ZeRO's stage 3)
+    width = rows or model.config.get_text_config().vocab_size
     return max(1, min(batch_tokens, _LOGIT_BUDGET // (4 * width)))
 
 

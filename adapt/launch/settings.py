@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from math import gcd
-from typing import Literal
+from typing import Any, Literal
 
 from adapt.errors import AdaptError
 from adapt.settings import Count, Settings
@@ -21,12 +22,31 @@ class Launch(Settings):
     this out and start `adapt run` with torchrun; see docs/cluster.md."""
     strategy: Strategy = "ddp"
     """What each process holds: the whole model (`ddp`), or an equal part of every tensor, gathered layer by layer when
-    it is needed (`fsdp2`). `deepspeed` is refused: `fsdp2` shards the same."""
+    it is needed (`fsdp2`), or what `zero` says, through DeepSpeed (`deepspeed`; pip install 'adapt[deepspeed]')."""
+    zero: Literal[2, 3] = 2
+    """With `deepspeed`: the whole model, and an equal part of gradients and moments (2), or of the model as well (3).
+    """
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """What cannot be done at all, as pairs of a key and what is wrong with it."""
-        if self.strategy == "deepspeed":
-            yield "strategy", "'deepspeed' is not supported; 'fsdp2' shards the same without a further package"
+        if self.strategy == "deepspeed" and find_spec("deepspeed") is None:
+            yield "strategy", "'deepspeed' needs the package deepspeed; pip install 'adapt[deepspeed]', or use fsdp2"
+        if self.strategy != "deepspeed" and "zero" in self.model_fields_set:
+            yield "zero", f"is a stage of deepspeed; leave it out, or set strategy to deepspeed, not {self.strategy}"
+
+    def changed_by(self, other: Launch | None) -> Launch:
+        """With what `other` says in place of the same keys here; `zero` goes where the strategy that it is of goes."""
+        if other is None:
+            return self
+        said, own = (each.model_dump(include=each.model_fields_set) for each in (self, other))
+        if own.get("strategy", "deepspeed") != "deepspeed":
+            said.pop("zero", None)
+        return Launch(**(said | own))
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """What each process holds, as plain JSON for a job."""
+        return {"strategy": self.strategy, "zero": self.zero}
 
 
 def share_of(batch_size: int, accumulation: int, processes: int) -> tuple[int, int]:

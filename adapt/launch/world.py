@@ -56,6 +56,8 @@ class World:
     size: int = 1
     local: int = 0
     strategy: Strategy = "ddp"
+    zero: int = 2
+    """The stage of DeepSpeed's ZeRO."""
     board: Board | None = None
     _turns: Any = field(default_factory=count, compare=False)
 
@@ -66,8 +68,8 @@ class World:
 
     @property
     def sharded(self) -> bool:
-        """Whether every process holds only its part of each tensor."""
-        return self.size > 1 and self.strategy == "fsdp2"
+        """Whether every process holds only its part of the model, or of what training it takes."""
+        return self.size > 1 and self.strategy != "ddp"
 
     def first(self, work: Callable[[], T]) -> T:
         """Do `work` in every process, in the first one before all others: they find what it has written."""
@@ -94,11 +96,11 @@ class World:
 ALONE = World()
 
 
-def world_of(environment: Mapping[str, str], strategy: Strategy, board: Board | None) -> World:
+def world_of(environment: Mapping[str, str], board: Board | None, strategy: Strategy, zero: int = 2) -> World:
     """The world that torchrun, accelerate or `adapt` itself put into a process's environment."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     rank, size, local = (int(environment.get(name) or default) for name, default in zip(names, (0, 1, 0), strict=True))
-    return World(rank, size, local, strategy, board)
+    return World(rank, size, local, strategy, zero, board)
 
 
 def connect(prefix: str, environment: Mapping[str, str]) -> Board:

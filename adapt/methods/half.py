@@ -97,7 +97,7 @@ class Half(Partial):
         if self.frozen == "nf4":
             from adapt.methods.selection.nf4 import hold_frozen
 
-            hold_frozen(model, precision.device)
+            hold_frozen(model, precision)
         return model
 
     def outline(self, model: PreTrainedModel, bf16: bool) -> PreTrainedModel:

@@ -71,7 +71,7 @@ class Loram(Lora):
         whole = storage(model)
         load_pruned(model, file) if found else cut(model, choose(model, self.prune, batches))
         if self.frozen == "nf4":
-            quantise(model)
+            quantise(model, precision.dtype)
         small = storage(model)
         model = self.attach(model.to(precision.device))
         model.adapt_storage = {"whole": whole, "trained": small}

@@ -21,7 +21,7 @@ MergeInto = Literal["original", "dequantised", "best"]
 
 
 class Qlora(LowRank):
-    """LoRA over NF4 weights with double quantisation and products in bf16, on a GPU or a CPU.
+    """LoRA over NF4 weights with double quantisation, on a GPU or a CPU; products in the precision of the run.
 
     Dettmers et al. 2023, arXiv 2305.14314. The updates were trained around the quantised weights but are, by default,
     added to the unquantised ones; both sums are measured against the model as it trained.
@@ -35,7 +35,6 @@ class Qlora(LowRank):
 
     def load(self, location: ModelLocation, precision: Precision, **arguments: Any) -> PreTrainedModel:
         """The base with its linear layers in NF4; embeddings and norms stay as they are."""
-        import torch
         from transformers import BitsAndBytesConfig
 
         from adapt.checkpoints import load_model
@@ -44,7 +43,7 @@ class Qlora(LowRank):
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=precision.dtype,
         )
         place = {"": precision.device.index or 0} if precision.device.type == "cuda" else {"": "cpu"}
         model = load_model(location, precision.dtype, quantization_config=quantisation, device_map=place, **arguments)

@@ -69,13 +69,25 @@ def proven_logits(folder: Path, hashes: Mapping[str, str], ids: torch.Tensor) ->
     logits = logits_of(model, ids)
     _fill(model, folder, hashes)
     again = logits_of(model, ids)
-    difference, limit = float((logits - again).abs().max()), _TOLERANCE * max(1.0, float(again.abs().max()))
+    return _difference(folder, logits, again), logits
+
+
+def reload_difference(folder: Path, model: Any, ids: torch.Tensor) -> float:
+    """The largest difference between the logits of a written checkpoint and those of the model in memory.
+
+    Raises AdaptError where they differ by more than rounding.
+    """
+    return _difference(folder, loaded_logits(folder, ids), logits_of(model, ids))
+
+
+def _difference(folder: Path, logits: torch.Tensor, expected: torch.Tensor) -> float:
+    difference, limit = float((logits - expected).abs().max()), _TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= limit:
         raise AdaptError(
             f"the checkpoint written to '{folder}' does not load back as it was: logits differ by {difference:.3g} "
             f"(allowed {limit:.3g})"
         )
-    return difference, logits
+    return difference
 
 
 def _fill(model: Any, folder: Path, hashes: Mapping[str, str]) -> None:

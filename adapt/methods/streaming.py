@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from adapt.checkpoints import ModelLocation, load_config, load_model, local_folder, read_json
+from adapt.errors import AdaptError
 from adapt.methods.adapter import with_rows_file
 from adapt.methods.base import Trained, plain_model
 from adapt.methods.export import plain_logits, put_rows, rounded_model, write_plain
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from adapt.methods.low_rank.updates import Updates
 
 BASE, ADAPTER = "base", "adapter"
+_INSIDE = (".base_layer.", ".base.", ".ffn.")
+"""What stands in the names of layers that peft, a mixture of LoRA or of domain adapters has put something beside."""
 
 
 class Stored(Mapping[str, torch.Tensor]):
@@ -72,7 +75,7 @@ class Sum:
         """The sum as a merge. Raises MergeError for a base or an adapter that cannot be read tensor by tensor."""
         folders = {BASE: local_folder(self.trained.location)} | ({ADAPTER: self.adapter} if self.adapter else {})
         merge = prepare(" + ".join(folders), folders)
-        _check_names(merge.anchor, plain_model(self.trained.model), self.updates)
+        check_names(merge.anchor, plain_model(self.trained.model), self.updates)
         rows = self.trained.rows.tensors()
         ids = rows.pop("ids", torch.tensor([], dtype=torch.long))
         base = LiveBase(merge.anchor, self.live, ids, rows)
@@ -92,9 +95,10 @@ def _row_by_row(merge: Merge) -> Merge:
     return replace(merge, rows=rows, roles=replace(merge.roles, special_from=None))
 
 
-def _check_names(base: Checkpoint, model: Any, updates: Updates | None) -> None:
+def check_names(base: Checkpoint, model: Any, updates: Updates | None = None) -> None:
     """Raise MergeError where a tensor on the disk is none of the model in memory, or is stored the other way round."""
-    there = {name.replace(".base_layer.", ".") for name in model.state_dict()}
+    names = set(model.state_dict())
+    there = names.union(*({name.replace(inside, ".") for name in names} for inside in _INSIDE))
     renamed = next((name for name in base.tensors if name not in there), None)
     if renamed is not None:
         raise MergeError(f"'{renamed}' on the disk has another name or shape in memory")
@@ -132,19 +136,24 @@ def logits_of_sum(parts: Sum, folder: Path) -> torch.Tensor:
 
 
 def _stream(merge: Merge, folder: Path) -> Mapping[str, str]:
-    """Write a plan; returns the hash of each tensor. What another run has left unfinished is of another training."""
+    """Write a plan; returns the hash of each tensor. What another run has left unfinished is of another training.
+
+    Raises AdaptError for a full disk and for values that the stored format cannot hold.
+    """
     for stale in (folder, unfinished(folder)):
         shutil.rmtree(stale, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    record = write(merge, folder)
+    try:
+        record = write(merge, folder)
+    except MergeError as error:
+        raise AdaptError(str(error)) from error
     return record["output"]["tensors"]
 
 
-def _write_beside(parts: Sum, folder: Path) -> None:
-    """Tokenizer, vocabulary, settings of generation; `merge.json` stays where an adapter was added."""
+def write_settings(trained: Trained, folder: Path) -> None:
+    """Tokenizer, vocabulary and settings of generation, beside a checkpoint."""
     from transformers import GenerationConfig
 
-    trained = parts.trained
     trained.tokenizer.save_pretrained(folder)
     source = local_folder(trained.location)
     if (source / VOCABULARY_FILE).exists():
@@ -156,6 +165,11 @@ def _write_beside(parts: Sum, folder: Path) -> None:
     if trained.stops:
         generation.eos_token_id = list(trained.stops)
     generation.save_pretrained(folder)
+
+
+def _write_beside(parts: Sum, folder: Path) -> None:
+    """What else belongs to the checkpoint; `merge.json` stays where an adapter was added."""
+    write_settings(parts.trained, folder)
     (folder / "README.md").unlink()
     record = folder / "merge.json"
     if parts.adapter is None:

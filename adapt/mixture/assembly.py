@@ -13,7 +13,7 @@ from torch import nn
 from adapt.errors import AdaptError
 from adapt.mixture.adapters import Part, linear_layers, read_factors, read_part
 from adapt.mixture.bases import Base
-from adapt.mixture.gating.scored import Site
+from adapt.mixture.gating.scored import Site, SiteRouter
 from adapt.mixture.gating.shared import GateBefore, SharedRouter
 from adapt.mixture.layer import MixtureLinear
 from adapt.mixture.mixture import PLACE, Mixture, Quantised, Sharing, factors_of, layers_of, routers_of, sites
@@ -180,7 +180,13 @@ def rebuilt(
     check(changed)
     take_out(model)
     put_in(model, changed, trainable)
-    places = [before.index(name) if name in before else None for name in changed.names]
+    take_over(model, routers, before)
+
+
+def take_over(model: Any, routers: Mapping[str, SiteRouter], before: Sequence[str]) -> None:
+    """Let a model's new gates have what the gates `routers` learned over the adapters `before`; else their zeros."""
+    names = getattr(model, PLACE).names
+    places = [before.index(name) if name in before else None for name in names]
     for path, router in routers_of(model).items():
         old = routers.get(path)
         router.take(router if old is None else old, [None] * len(places) if old is None else places)

@@ -108,8 +108,8 @@ def check_vocabulary(name: str, folder: Path, model: Any, tokenizer: Any) -> Non
         if own != common:
             token = sorted(own.items() ^ common.items(), key=lambda item: (item[1], item[0]))[0][0]
             raise AdaptError(
-                f"adapter '{name}' was trained on another vocabulary: '{token}' has id {own.get(token)} there and "
-                f"{common.get(token)} in the base; a mixture has one vocabulary, so grow the base first"
+                f"adapter '{name}' was trained on another vocabulary: '{token}' has id {own.get(token, 'none')} there "
+                f"and {common.get(token, 'none')} in the base; a mixture has one vocabulary, so grow the base first"
             )
     if (folder / ROWS_FILE).is_file():
         _check_rows(name, folder, model)

@@ -118,7 +118,9 @@ def write_collapsed(model: Any, base: Path, weights: Weights, work: Path, way: W
                 f"'{way.by}' adds updates of the same weights, and domain adapters are channels beside each other; "
                 "collapse them by average"
             )
-        return write_channels(model, base, weights, work / "model")
+        said = write_channels(model, base, weights, work / "model")
+        _beside(base, work / "model")
+        return said
     return _write_merged(model, base, weights, work, way)
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapt.methods.low_rank.factors import Factors as Pair
 from adapt.methods.low_rank.factors import add, truncate
 from adapt.methods.low_rank.updates import Updates, from_factors, write_summed
 from adapt.mixture.mixture import layers_of, mixture_in
-
-if TYPE_CHECKING:
-    import torch
 
 Weights = Mapping[str, Mapping[str, float]]
 """For each layer the weight of each adapter."""
@@ -35,15 +32,6 @@ def whole_sum(model: Any, weights: Weights) -> Factored:
     """`sum_e m_e s_e B_e A_e` of every layer, exactly: factors side by side."""
     parts = [scaled(model, name, weights) for name in mixture_in(model).names]
     return {module: add([part[module] for part in parts if module in part]) for module in layers_of(model)}
-
-
-def with_sum(model: Any, base: Mapping[str, torch.Tensor], weights: Weights) -> dict[str, torch.Tensor]:
-    """The base's weights with the sum added in float32."""
-    state, layers = dict(base), layers_of(model)
-    for module, (b, a) in whole_sum(model, weights).items():
-        update = (b @ a).T if type(layers[module].base).__name__ == "Conv1D" else b @ a
-        state[f"{module}.weight"] = (state[f"{module}.weight"].float() + update).contiguous()
-    return state
 
 
 def factored_sum(model: Any, weights: Weights, rank: int) -> tuple[Factored, float]:
@@ -69,12 +57,24 @@ def scaled_adapters(model: Any, weights: Weights, base: Path, folder: Path) -> d
     }
 
 
-def write_factored(model: Any, factored: Factored, base: Path, folder: Path) -> Path:
+def updates_of(model: Any, factored: Factored) -> Updates:
+    """Factors of a mixture's layers in peft's names."""
+    layers = layers_of(model)
+    transposed = frozenset(module for module in factored if not hasattr(layers[module].base, "in_features"))
+    given = {module: (b.contiguous(), a.contiguous()) for module, (b, a) in factored.items()}
+    return from_factors(given, Updates({}, {}, transposed))
+
+
+def write_factored(model: Any, factored: Factored, base: str | Path, folder: Path) -> Path:
     """Factors as a peft folder over a base."""
+    write_updates(updates_of(model, factored), base, folder)
+    return folder
+
+
+def write_updates(updates: Updates, base: str | Path, folder: Path) -> None:
+    """Updates from `updates_of` as a peft folder over a base."""
     from peft import LoraConfig
 
-    transposed = any(not hasattr(layers_of(model)[module].base, "in_features") for module in factored)
-    given = {module: (b.contiguous(), a.contiguous()) for module, (b, a) in factored.items()}
+    transposed = bool(updates.transposed)
     config = LoraConfig(base_model_name_or_path=str(base), task_type="CAUSAL_LM", fan_in_fan_out=transposed)
-    write_summed(from_factors(given, Updates({}, {})), config, folder)
-    return folder
+    write_summed(updates, config, folder)

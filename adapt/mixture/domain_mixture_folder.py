@@ -65,6 +65,7 @@ def _described(mixture: DomainMixture) -> dict[str, Any]:
         "task": mixture.task,
         "quantised": mixture.quantised,
         "domains": dict(mixture.domains),
+        "closed": sorted(mixture.closed),
     }
 
 
@@ -87,6 +88,7 @@ def load_domain_mixture(
         task=found.get("task"),
         quantised=found.get("quantised"),
         domains=found.get("domains", {}),
+        closed=frozenset(found.get("closed", ())),
     )
     tokenizer = load_tokenizer(ModelLocation(str(folder)))
     model = mix_domains(stored_base(location, mixture.quantised, dtype, **arguments), mixture, tokenizer)

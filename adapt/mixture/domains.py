@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from adapt.errors import AdaptError
-from adapt.mixture.assembly import marks_of
-from adapt.mixture.bases import Base
-from adapt.mixture.bottleneck import Form, ParallelFeedForward, Units
+from adapt.mixture.assembly import marks_of, take_over
+from adapt.mixture.bases import Base, check_vocabulary
+from adapt.mixture.bottleneck import Form, ParallelFeedForward, Units, parallel_layers
 from adapt.mixture.domain_folder import DomainAdapter, check_base, check_fits
 from adapt.mixture.feed_forward import FeedForward, feed_forwards
 from adapt.mixture.gating.scored import Site
 from adapt.mixture.insertion import freeze, units_beside
-from adapt.mixture.mixture import PLACE, Quantised, Sharing
+from adapt.mixture.mixture import PLACE, Quantised, Sharing, routers_of
 from adapt.mixture.routers import RouterChoice
 from adapt.mixture.routers.base import Router
 from adapt.mixture.routing import Routing
 from adapt.mixture.stack import Factors
+
+if TYPE_CHECKING:
+    import torch
 
 TASK = "task"
 
@@ -39,6 +42,8 @@ class DomainMixture:
     domains: Mapping[str, str] = field(default_factory=dict)
     routing: Routing = field(default_factory=Routing)
     gate: Sharing = "projection"
+    closed: frozenset[str] = frozenset()
+    """Adapters without weight."""
     averages: dict[str, Any] = field(default_factory=dict)
     """The mean gates over a run's own data, by the place of the gate."""
 
@@ -69,33 +74,73 @@ def mix_domains(model: Any, mixture: DomainMixture, tokenizer: Any = None) -> An
     where an adapter does not fit the model, or the router not the adapters.
     """
     _check(mixture)
+    _check_vocabulary(mixture.adapters, model, tokenizer)
     freeze(model)
-    layers = feed_forwards(model)
-    _check_used(mixture, layers)
-    for layer in layers:
-        domains = _domains(model, mixture, layer)
-        router = None if domains is None else _router(mixture, layer, domains)
-        task = None
-        if mixture.task is not None:
-            task = units_beside(model, layer, {TASK: mixture.task}, mixture.activation)
-        if domains is not None or task is not None:
-            parallel = ParallelFeedForward(layer.module, mixture.routing, domains, router, task)
-            model.set_submodule(layer.name, parallel.train(model.training))
+    _put_beside(model, mixture)
     routing = mixture.routing
-    routing.known, routing.strict = mixture.known(), getattr(mixture.router, "default", "") is None
+    routing.strict = getattr(mixture.router, "default", "") is None
     routing.marks = marks_of(mixture, tokenizer)
     routing.watch_model(model)
-    setattr(model, PLACE, mixture)
     return model
+
+
+def exchanged(
+    model: Any, adapters: Mapping[str, DomainAdapter], closed: Collection[str], tokenizer: Any = None
+) -> None:
+    """Exchange the domain adapters of a model's mixture, in place; what gates and task adapter learned is kept.
+
+    Raises AdaptError where an adapter does not fit; the model is then as it was.
+    """
+    mixture: DomainMixture = getattr(model, PLACE)
+    before, routers = mixture.names, routers_of(model)
+    domains = {domain: name for domain, name in mixture.domains.items() if name in adapters}
+    changed = replace(mixture, adapters=dict(adapters), domains=domains, closed=frozenset(closed), averages={})
+    _check(changed)
+    _check_vocabulary({name: adapters[name] for name in adapters if name not in before}, model, tokenizer)
+    _put_beside(model, changed)
+    take_over(model, routers, before)
+
+
+def _put_beside(model: Any, mixture: DomainMixture) -> None:
+    """Put a mixture's units and gates beside the layers, in the place of what stood there; task adapters stay."""
+    layers, present = feed_forwards(model), parallel_layers(model)
+    _check_used(mixture, layers)
+    made = {layer.name: _beside(model, mixture, layer, present.get(layer.name)) for layer in layers}
+    for name, module in made.items():
+        model.set_submodule(name, module)
+    mixture.routing.known = mixture.known()
+    setattr(model, PLACE, mixture)
+
+
+def _beside(
+    model: Any, mixture: DomainMixture, layer: FeedForward, present: ParallelFeedForward | None
+) -> torch.nn.Module:
+    """A layer with what stands beside it, or alone."""
+    domains = _domains(model, mixture, layer)
+    router = None if domains is None else _router(mixture, layer, domains)
+    task = None if present is None else present.task
+    if task is None and mixture.task is not None:
+        task = units_beside(model, layer, {TASK: mixture.task}, mixture.activation)
+    if domains is None and task is None:
+        return layer.module
+    return ParallelFeedForward(layer.module, mixture.routing, domains, router, task).train(model.training)
 
 
 def _check(mixture: DomainMixture) -> None:
     if not mixture.adapters:
         raise AdaptError("a mixture needs at least one adapter")
+    if mixture.closed >= set(mixture.adapters):
+        raise AdaptError("every adapter of the mixture is closed, so none could weigh anything; open one")
     for message in mixture.router.conflicts(mixture.names):
         raise AdaptError(f"router '{mixture.router.kind}': {message}")
     for name, adapter in mixture.adapters.items():
         check_base(name, adapter, mixture.base)
+
+
+def _check_vocabulary(adapters: Mapping[str, DomainAdapter], model: Any, tokenizer: Any) -> None:
+    """Raise AdaptError for an adapter with a vocabulary or embedding rows of its own."""
+    for name, adapter in adapters.items():
+        check_vocabulary(name, adapter.folder, model, tokenizer)
 
 
 def _check_used(mixture: DomainMixture, layers: tuple[FeedForward, ...]) -> None:
@@ -120,7 +165,7 @@ def _domains(model: Any, mixture: DomainMixture, layer: FeedForward) -> Units | 
 
 
 def _router(mixture: DomainMixture, layer: FeedForward, units: Units) -> Router:
-    site = Site(layer.name, units.up.shape[0], mixture.names, _factors(units))
+    site = Site(layer.name, units.up.shape[0], mixture.names, _factors(units), mixture.closed)
     return mixture.router.build(site).to(layer.device)
 
 

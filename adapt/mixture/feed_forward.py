@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from adapt.errors import AdaptError
+from adapt.mixture.rewriting import Change
 
 _FORMS = (
     ("gate_proj", "up_proj", "down_proj"),
@@ -94,28 +95,25 @@ def _form_of(module: nn.Module) -> tuple[str | None, str, str] | None:
     return None
 
 
-def widened(
-    state: Mapping[str, torch.Tensor], layers: Sequence[FeedForward], channels: Mapping[str, Channels]
-) -> dict[str, torch.Tensor]:
-    """A plain model's state with channels appended to the feed-forward layers that `channels` names, in float32.
+def widening(layers: Sequence[FeedForward], channels: Mapping[str, Channels]) -> dict[str, Change]:
+    """What becomes of a plain model's tensors when channels are appended to the layers that `channels` names.
 
     Every layer gets as many as the one with the most, the others' are zeros, so the sums of all layers stay what they
-    are. The state belongs to `widened_config`.
+    are. The result belongs to `widened_config`.
     """
     count = extra(channels)
-    result = dict(state)
+    changes: dict[str, Change] = {}
     for layer in layers:
         given = channels.get(layer.name)
-        hidden = result[f"{layer.name}.{layer.down}.weight"].shape[1 if layer.transposed else 0]
-        given = given if given is not None else Channels(torch.zeros(0, hidden), torch.zeros(hidden, 0))
-        parts = {layer.up: given.up, **({layer.gate: given.gate} if layer.gate else {})}
+        parts = {layer.up: given and given.up, **({layer.gate: given and given.gate} if layer.gate else {})}
         for name, rows in parts.items():
-            rows = torch.zeros(0, hidden) if rows is None else rows
-            _append(result, f"{layer.name}.{name}", rows, count, rows_of=not layer.transposed)
-        _append(result, f"{layer.name}.{layer.down}", given.down.T, count, rows_of=layer.transposed)
-        for name in parts:
-            _append_bias(result, f"{layer.name}.{name}.bias", given.bias if name == layer.up else None, count)
-    return result
+            changes[f"{layer.name}.{name}.weight"] = _appended(rows, count, 1 if layer.transposed else 0)
+            if getattr(getattr(layer.module, name), "bias", None) is not None:
+                bias = given.bias if given is not None and name == layer.up else None
+                changes[f"{layer.name}.{name}.bias"] = _appended_values(bias, count)
+        columns = None if given is None else given.down.T
+        changes[f"{layer.name}.{layer.down}.weight"] = _appended(columns, count, 0 if layer.transposed else 1)
+    return changes
 
 
 def extra(channels: Mapping[str, Channels]) -> int:
@@ -123,18 +121,24 @@ def extra(channels: Mapping[str, Channels]) -> int:
     return max((len(entry.up) for entry in channels.values()), default=0)
 
 
-def _append(state: dict[str, torch.Tensor], module: str, parts: torch.Tensor, count: int, rows_of: bool) -> None:
-    """Put `parts [n, width]`, filled up to `count` with zeros, behind the rows (or columns) of a weight."""
-    weight = state[f"{module}.weight"].float()
-    filled = torch.cat([parts.float().cpu(), torch.zeros(count - len(parts), parts.shape[1])])
-    state[f"{module}.weight"] = torch.cat([weight, filled if rows_of else filled.T], 0 if rows_of else 1).contiguous()
+def _appended(parts: torch.Tensor | None, count: int, dimension: int) -> Change:
+    """Put `parts [n, width]`, filled up to `count` with zeros, behind the rows (0) or columns (1) of a weight."""
+
+    def of(weight: torch.Tensor) -> torch.Tensor:
+        filled = torch.zeros(count, weight.shape[1 - dimension])
+        if parts is not None:
+            filled[: len(parts)] = parts.cpu()
+        return torch.cat([weight, filled if dimension == 0 else filled.T], dimension)
+
+    return Change(of, (count, 0) if dimension == 0 else (0, count))
 
 
-def _append_bias(state: dict[str, torch.Tensor], name: str, bias: torch.Tensor | None, count: int) -> None:
-    if name not in state:
-        return
-    given = torch.zeros(0) if bias is None else bias.float().cpu()
-    state[name] = torch.cat([state[name].float(), given, torch.zeros(count - len(given))])
+def _appended_values(values: torch.Tensor | None, count: int) -> Change:
+    """The same for a bias `[n]`."""
+    filled = torch.zeros(count)
+    if values is not None:
+        filled[: len(values)] = values.float().cpu()
+    return Change(lambda bias: torch.cat([bias, filled]), (count,))
 
 
 def widened_config(config: Any, count: int) -> Any:

@@ -41,11 +41,16 @@ def is_mixture(folder: Path) -> bool:
 
 
 def save_mixture(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write a model's mixture. Adapters that did not train are written as the files that they came from."""
+    """Write a model's mixture. LoRA that did not train are written as the files that they came from."""
     from adapt.mixture.adapters import write_part
-    from adapt.mixture.mixture import factors_of, mixture_in
+    from adapt.mixture.mixture import Mixture, factors_of, mixture_in
 
     folder, mixture = Path(folder), mixture_in(model)
+    if not isinstance(mixture, Mixture):
+        from adapt.mixture.domain_mixture_folder import save_domain_mixture
+
+        save_domain_mixture(model, tokenizer, folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in mixture.parts.items():
         write_part(part, factors_of(model, name) if part.folder is None else {}, folder / ADAPTERS / name)

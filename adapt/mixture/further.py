@@ -9,7 +9,6 @@ from adapt.errors import AdaptError
 from adapt.mixture.adapters import Part, fresh_part, read_part, targeted
 from adapt.mixture.assembly import marks_of, mixture_of, rebuilt
 from adapt.mixture.bases import Base
-from adapt.mixture.change import check_changeable
 from adapt.mixture.conflicts import whole_conflicts
 from adapt.mixture.folder import ADAPTERS, check_digest, load_gates, part_of, read_mixture, router_of
 from adapt.mixture.mixture import mixture_in
@@ -24,7 +23,11 @@ def with_mixture(method: MixtureOfLora, folder: Path) -> MixtureOfLora:
     Raises AdaptError where the two do not go together.
     """
     found = read_mixture(folder)
-    check_changeable(found["kind"])
+    if found["kind"] != "lora":
+        raise AdaptError(
+            f"the mixture in '{folder}' is one of domain adapters, which does not train further; name its adapters in "
+            "a train stage with method mixture_of_domain_adapters"
+        )
     if taken := sorted({*method.names} & {*found["adapters"]}):
         raise AdaptError(f"the mixture in '{folder}' has an adapter '{taken[0]}' already; give the other another name")
     changes = {

@@ -212,18 +212,24 @@ class ManyAdapters:
             raise AdaptError(
                 f"'{path}' has an input of shape {list(found.shape)}, but `using` named adapters for {count} rows"
             )
-        update = rows_product(found.reshape(count, -1, found.shape[-1]), self._batch.layout, *self._batch.stacks[path])
-        return output + update.view_as(output).to(output.dtype)
+        rows = found.reshape(count, -1, found.shape[-1]), output.reshape(count, -1, output.shape[-1])
+        return add_rows(*rows, self._batch.layout, *self._batch.stacks[path]).view_as(output)
 
 
-def rows_product(inputs: torch.Tensor, layout: Layout, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`B_i A_i x_i` for rows `x [rows, length, in]`, with `a [lines, rank, in]` and `b [lines, rank, out]`."""
-    length, width = inputs.shape[1], inputs.shape[2]
+def add_rows(
+    inputs: torch.Tensor, output: torch.Tensor, layout: Layout, a: torch.Tensor, b: torch.Tensor
+) -> torch.Tensor:
+    """`y_i + B_i A_i x_i` for rows `x [rows, length, in]` and `y [rows, length, out]`, y overwritten where nothing is
+    differentiated; `a [lines, rank, in]`, `b [lines, rank, out]`.
+    """
     found = inputs.to(a.dtype)
     if layout.source is not None:
-        source = layout.source.to(inputs.device)
-        found = found.index_select(0, source).view(len(layout.lines), layout.height * length, width)
-    update = torch.bmm(torch.bmm(found, a.transpose(1, 2)), b)
-    if layout.place is None:
-        return update
-    return update.view(-1, length, b.shape[-1]).index_select(0, layout.place.to(inputs.device))
+        found = found.index_select(0, layout.source.to(inputs.device)).view(len(layout.lines), -1, inputs.shape[2])
+    hidden = torch.bmm(found, a.transpose(1, 2))
+    inplace = not (torch.is_grad_enabled() and (output.requires_grad or hidden.requires_grad))
+    if layout.place is None and output.dtype == b.dtype and inplace:
+        return output.baddbmm_(hidden, b)  # no update is made apart: fresh memory costs more than the product
+    update = torch.bmm(hidden, b)
+    if layout.place is not None:
+        update = update.view(-1, *output.shape[1:]).index_select(0, layout.place.to(inputs.device))
+    return output.add_(update) if inplace else output + update.to(output.dtype)

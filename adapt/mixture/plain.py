@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapt.checkpoints import load_model
+from adapt.checkpoints import ModelLocation, load_config, load_tokenizer
 from adapt.errors import AdaptError
 from adapt.methods.adapter import save_vocabulary
-from adapt.methods.export import live_logits, measure, put_rows, write_plain
+from adapt.methods.export import live_logits, measure
+from adapt.methods.streaming import Stored, check_names
 from adapt.mixture.bottleneck import FFN, ParallelFeedForward, parallel_layers
-from adapt.mixture.feed_forward import Channels, FeedForward, extra, feed_forwards, widened, widened_config
+from adapt.mixture.feed_forward import Channels, FeedForward, extra, feed_forwards, widened_config, widening
 from adapt.mixture.least_squares import absorbed
+from adapt.mixture.rewriting import Change, rewrite, write_changed
+from merge.checkpoint import Checkpoint
+from merge.errors import MergeError
 
 if TYPE_CHECKING:
     from adapt.methods.base import Trained
@@ -30,22 +34,20 @@ def write_dense(trained: Trained, folder: Path, weights: Weights | None = None) 
     how many channels it grew, or what share of the adapters' output is lost.
     """
     expected = live_logits(trained)
-    parallel = parallel_layers(trained.model)
-    base = load_model(trained.location, torch.float32)
-    state, config = base.state_dict(), None
+    parallel, layers = parallel_layers(trained.model), feed_forwards(trained.model)
     if (folder / "adapter").exists():
-        save_vocabulary(trained, state, folder / "adapter")
-    layers = feed_forwards(trained.model)
+        save_vocabulary(trained, Stored(trained.location), folder / "adapter")
+    config = None
     if form_of(parallel) == FFN:
         channels = {name: channels_of(layer, (weights or {}).get(name)) for name, layer in parallel.items()}
-        state = widened(state, layers, channels)
-        config = widened_config(base.config, extra(channels))
+        changes = widening(layers, channels)
+        config = widened_config(load_config(trained.location), extra(channels))
         how: dict[str, Any] = {"form": "channels", "added": extra(channels)}
     else:
-        changes, lost = absorbed(trained.model, layers, parallel, trained.model.adapt_batches)
-        state, how = added(state, changes, layers), {"form": "least_squares", "lost": lost}
-    difference, logits = write_plain(put_rows(state, trained), trained, folder / "model", config)
-    return {"reload_difference": difference, "merge": {"written": measure(expected, logits)}, "dense": how}
+        found, lost = absorbed(trained.model, layers, parallel, trained.model.adapt_batches)
+        changes, how = added(found, layers), {"form": "least_squares", "lost": lost}
+    proof, logits = write_changed(trained, changes, folder / "model", config)
+    return proof | {"merge": {"written": measure(expected, logits)}, "dense": how}
 
 
 def form_of(parallel: Mapping[str, ParallelFeedForward]) -> str:
@@ -66,16 +68,14 @@ def channels_of(layer: ParallelFeedForward, weights: Mapping[str, float] | None 
     return Channels(stacked("up", 0), stacked("down", 1), stacked("gate", 0), stacked("bias", 0))
 
 
-def added(
-    state: Mapping[str, torch.Tensor], changes: Mapping[str, torch.Tensor], layers: tuple[FeedForward, ...]
-) -> dict[str, torch.Tensor]:
-    """A state with changes `[hidden, channels]` of the last projection of some layers added in float32."""
-    result = dict(state)
-    for layer in layers:
-        if layer.name in changes:
-            name, change = f"{layer.name}.{layer.down}.weight", changes[layer.name]
-            result[name] = result[name].float() + (change.T if layer.transposed else change)
-    return result
+def added(changes: Mapping[str, torch.Tensor], layers: tuple[FeedForward, ...]) -> dict[str, Change]:
+    """Changes `[hidden, channels]` of the last projection of some layers, to be added in float32."""
+
+    def plus(layer: FeedForward, change: torch.Tensor) -> Change:
+        return Change(lambda weight: weight + (change.T if layer.transposed else change))
+
+    present = (layer for layer in layers if layer.name in changes)
+    return {f"{layer.name}.{layer.down}.weight": plus(layer, changes[layer.name]) for layer in present}
 
 
 def write_channels(model: Any, base: Path, weights: Weights, folder: Path) -> dict[str, Any]:
@@ -83,8 +83,6 @@ def write_channels(model: Any, base: Path, weights: Weights, folder: Path) -> di
 
     Raises AdaptError where the bottlenecks are no channels.
     """
-    from adapt.checkpoints import ModelLocation, load_config, load_tokenizer, save_checkpoint
-
     parallel, location = parallel_layers(model), ModelLocation(str(base))
     if form_of(parallel) != FFN:
         raise AdaptError(
@@ -92,11 +90,12 @@ def write_channels(model: Any, base: Path, weights: Weights, folder: Path) -> di
             "mixture has no plain form with fixed gates; distil it"
         )
     channels = {name: channels_of(layer, weights.get(name)) for name, layer in parallel.items()}
-    plain, dtype = load_model(location, torch.float32), load_config(location).dtype or torch.float32
-    state = widened(plain.state_dict(), feed_forwards(plain), channels)
-    written = type(plain)._from_config(widened_config(plain.config, extra(channels)), dtype=torch.float32)
-    written.generation_config = plain.generation_config
-    written.load_state_dict(state)
-    written.tie_weights()
-    save_checkpoint(written.to(dtype), load_tokenizer(location), folder)
+    changes, source = widening(feed_forwards(model), channels), Checkpoint("base", base)
+    try:
+        check_names(source, model)
+        rewrite(source, changes, folder)
+    except MergeError as error:
+        raise AdaptError(f"'{base}' cannot be written tensor by tensor: {error}; distil the mixture") from error
+    widened_config(load_config(location), extra(channels)).save_pretrained(folder)
+    load_tokenizer(location).save_pretrained(folder)
     return {"channels": extra(channels)}

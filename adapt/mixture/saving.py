@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from adapt.checkpoints import load_model
 from adapt.errors import AdaptError
 from adapt.methods.base import Trained
-from adapt.methods.export import live_logits, measure, write_plain
+from adapt.methods.export import live_logits, measure
+from adapt.methods.streaming import Sum, write_sum
 from adapt.mixture.collapse import weights_of
-from adapt.mixture.collapsing import with_sum
+from adapt.mixture.collapsing import Weights, updates_of, whole_sum, write_updates
 from adapt.mixture.folder import load_mixture, save_mixture
 from adapt.mixture.mixture import Mixture, mixture_in
 from adapt.mixture.observing import observe_batches
@@ -38,14 +39,26 @@ def save_trained(trained: Trained, folder: Path) -> dict[str, Any]:
             mixture.averages = {place: observation.average for place, observation in found.items()}
     save_mixture(trained.model, trained.tokenizer, folder / "mixture")
     difference = read_back(trained, expected, folder / "mixture")
-    base = load_model(trained.location, torch.float32).state_dict()
-    state = with_sum(trained.model, base, weights_of(trained.model, mixture.averages))
-    plain, logits = write_plain(state, trained, folder / "model")
-    return {
-        "reload_difference": max(difference, plain),
+    proof, logits = write_average(trained, weights_of(trained.model, mixture.averages), folder / "model")
+    return proof | {
+        "reload_difference": max(difference, proof["reload_difference"]),
         "merge": {"written": measure(expected, logits)},
         "collapse": {"by": "average", **measure(expected, logits)},
     }
+
+
+def write_average(trained: Trained, weights: Weights, folder: Path) -> tuple[dict[str, Any], torch.Tensor]:
+    """Write the base with every adapter of a mixture times its weight, tensor by tensor; as `write_sum`.
+
+    The sum lies on the disk as one adapter meanwhile.
+    """
+    updates = updates_of(trained.model, whole_sum(trained.model, weights))
+    with TemporaryDirectory(dir=folder.parent, prefix=".sum-") as place:
+        adapter = Path(place) / "adapter"
+        write_updates(updates, trained.location.path, adapter)
+        found = write_sum(Sum(trained, adapter=adapter, updates=updates), folder)
+    (folder / "merge.json").unlink(missing_ok=True)  # it names the adapter that is gone
+    return found
 
 
 @contextmanager

@@ -24,6 +24,7 @@ class Factors:
 class Block(nn.Module):
     """Some adapters' factors as two parameters, `a [R, in]` and `b [out, R]`, `R` the sum of their ranks.
 
+    In memory b lies column by column, so that an adapter's part of it is in one piece, as that of a is.
     `owner [R]` is the stack's index of the adapter of each coordinate; `spans` maps that index to the coordinates.
     """
 
@@ -34,7 +35,7 @@ class Block(nn.Module):
         inner, outer = size
         found = list(members.values())
         a = torch.cat([factor.a.detach() for factor in found]) if found else torch.zeros(0, inner)
-        b = torch.cat([factor.b.detach() for factor in found], 1) if found else torch.zeros(outer, 0)
+        b = torch.cat([factor.b.detach().T for factor in found]).T if found else torch.zeros(outer, 0)
         self.a = nn.Parameter(a, requires_grad=trains)
         self.b = nn.Parameter(b, requires_grad=trains)
         self.spans: dict[int, tuple[int, int]] = {}

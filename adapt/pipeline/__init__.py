@@ -6,7 +6,7 @@ from adapt.pipeline.graph import Graph
 from adapt.pipeline.manifest import read_manifest
 from adapt.pipeline.outcome import Outcome, StageResult
 from adapt.pipeline.plan import StageStatus, Step, status
-from adapt.pipeline.process import is_main_process
+from adapt.pipeline.process import check_tasks, is_main_process
 from adapt.pipeline.runner import run
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "StageStatus",
     "Step",
     "StoppedError",
+    "check_tasks",
     "follow",
     "is_main_process",
     "read_manifest",

@@ -167,8 +167,11 @@ def _reason(folder: StageFolder, keys: Mapping[str, set[str]], used: set[Path], 
     if folder.key in keys.get(folder.stage, ()):
         newer = folder.state == "replaced" and folder.path.with_name(folder.key).is_dir()
         return "replaced by a newer one" if newer else None
-    if folder.state == "unfinished" and not noted:
-        return None  # nobody knows whether the next run would go on with it
+    if not noted:
+        kept = keys.get(folder.stage, set())
+        if folder.state == "unfinished" or not kept:
+            return None  # nobody knows whether the next run would go on with it
+        return f"the run noted no keys (an older version): of this stage only the newest stays, {min(kept)}"
     what = "unfinished, " if folder.state == "unfinished" else ""
     return what + ("made with other settings" if folder.stage in keys else "the recipe has no such stage any more")
 

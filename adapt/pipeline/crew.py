@@ -2,8 +2,9 @@
 
 Everything but a parallel stage is done by one process, which holds the lock and writes. For a parallel stage
 
-    launch: {processes: N} in the recipe   N processes are started for the stage and are gone when it is done
-    torchrun, accelerate launch, srun      all processes are there from the start; those with a rank above 0 wait for
+    launch: {processes: N} in the recipe   N processes are started for the stage and are gone when it is done (a stage
+                                           may say another N, or 1)
+    torchrun, accelerate launch            all processes are there from the start; those with a rank above 0 wait for
                                            the first one to tell them a job, and end when it says so or dies
 """
 
@@ -17,11 +18,12 @@ import time
 import traceback
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from adapt.errors import AdaptError
 from adapt.launch.children import python, run_children
-from adapt.launch.settings import Launch, Strategy
+from adapt.launch.settings import Launch
 from adapt.launch.world import Board, World, check_devices, connect, take_device, world_of
 from adapt.pipeline.job import context_of, job_of, stage_of
 from adapt.pipeline.process import started_by_launcher
@@ -43,21 +45,22 @@ class Crew:
 
 
 class Children(Crew):
-    """Processes of this machine, started for each parallel stage."""
+    """This process, and processes of this machine that are started for each stage that several are to do."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
 
     def run(self, stage: Stage, context: StageContext) -> dict[str, Any]:
         """Do the stage in processes of its own where it is parallel."""
-        if not stage.parallel:
+        launch = stage.launched(self._launch)
+        if not stage.parallel or launch.processes == 1:
             return stage.run(context)
-        _check(stage, self._launch)
-        check_devices(self._launch.processes)
-        job = job_of(stage, context) | {"strategy": self._launch.strategy}
+        _check(stage, launch)
+        check_devices(launch.processes)
+        job = job_of(stage, context) | launch.split
         show = None if context.display.console.is_terminal else context.display.line
         command, logs = python("adapt.pipeline.worker"), context.folder / "processes"
-        metrics = run_children(command, job, self._launch.processes, logs, show)
+        metrics = run_children(command, job, launch.processes, logs, show)
         shutil.rmtree(logs)  # kept where one has failed
         return metrics
 
@@ -73,8 +76,9 @@ class Ranks(Crew):
         """Tell the others the job and do the own part of it."""
         if not stage.parallel:
             return stage.run(context)
-        _check(stage, self._launch)
-        job = job_of(stage, context) | {"strategy": self._launch.strategy, "number": self._jobs}
+        launch = stage.launched(self._launch)
+        _check(stage, launch)
+        job = job_of(stage, context) | launch.split | {"number": self._jobs}
         self._board.post(f"job/{self._jobs}", job)
         self._jobs += 1
         return stage.run(context_of(job, _world(job), display=context.display, log=context.log))
@@ -89,20 +93,23 @@ class Ranks(Crew):
                 self._board.post("failed", None)
 
 
-def crew_of(launch: Launch | None) -> Crew:
+def crew_of(launch: Launch | None, stages: Mapping[str, Stage] = MappingProxyType({})) -> Crew:
     """Who does the stages of a recipe. Raises AdaptError where recipe and launcher say different things."""
     launch = launch or Launch()
     if not started_by_launcher():
-        return Children(launch) if launch.processes > 1 else Crew()
+        return Children(launch)
     size = int(os.environ["WORLD_SIZE"])
-    if launch.processes not in (1, size):
-        raise AdaptError(
-            f"launch.processes is {launch.processes}, but this run was started as {size} processes; leave one of the "
-            "two out"
-        )
+    said = {"": launch.processes if launch.processes > 1 else size}
+    said |= {f"stages.{name}.": stage.launched(Launch(processes=size)).processes for name, stage in stages.items()}
+    for place, processes in said.items():
+        if processes != size:
+            raise AdaptError(
+                f"{place}launch.processes is {processes}, but this run was started as {size} processes; leave one of "
+                "the two out"
+            )
     asked = _asked(os.environ)
-    strategy = asked if asked and "strategy" not in launch.model_fields_set else launch.strategy
-    return Ranks(Launch(processes=size, strategy=strategy))
+    told = {} if "strategy" in launch.model_fields_set else asked
+    return Ranks(launch.model_copy(update={"processes": size, **told}))
 
 
 def follow() -> None:
@@ -133,7 +140,7 @@ def _give_up(error: Exception) -> None:
 
 
 def _world(job: Mapping[str, Any]) -> World:
-    world = world_of(os.environ, job["strategy"], connect(f"adapt/{job['number']}", os.environ))
+    world = world_of(os.environ, connect(f"adapt/{job['number']}", os.environ), job["strategy"], job["zero"])
     take_device(world)
     return world
 
@@ -157,17 +164,22 @@ def _check(stage: Stage, launch: Launch) -> None:
         raise AdaptError(f"{place}: {complaint.message}")
 
 
-def _asked(environment: MutableMapping[str, str]) -> Strategy | None:
-    """The strategy that `accelerate launch` was given, taken out of the environment: libraries would act on it in the
+def _asked(environment: MutableMapping[str, str]) -> dict[str, Any]:
+    """What `accelerate launch` was told of the strategy, taken out of the environment: libraries would act on it in the
     stages that one process does alone."""
     sharded = environment.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     version = environment.get("FSDP_VERSION", "1")
     deepspeed = environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    zero, file = (environment.get(f"ACCELERATE_DEEPSPEED_{name}") for name in ("ZERO_STAGE", "CONFIG_FILE"))
     for name in [name for name in environment if name.startswith(("ACCELERATE_", "FSDP_"))]:
         del environment[name]
     if sharded and version != "2":
         raise AdaptError("accelerate was told fsdp_version 1, which adapt does not know; set fsdp_version: 2")
-    return "fsdp2" if sharded else "deepspeed" if deepspeed else None
+    if deepspeed and (file not in (None, "none") or zero not in (None, "2", "3")):
+        raise AdaptError("of accelerate's deepspeed_config adapt knows zero_stage 2 and 3 and nothing else; set these")
+    if deepspeed:
+        return {"strategy": "deepspeed", "zero": int(zero or 2)}
+    return {"strategy": "fsdp2"} if sharded else {}
 
 
 def _leave() -> None:

@@ -44,7 +44,7 @@ def run(
     try:
         if dry_run:
             return _dry_run(graph, display, hashes, names, forced)
-        crew = crew_of(graph.launch)
+        crew = crew_of(graph.launch, {name: graph.stage(name) for name in names})
         ok = False
         try:
             with RunLock(graph.folder):

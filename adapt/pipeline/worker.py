@@ -48,7 +48,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
     from adapt.log import Log, finite
     from adapt.pipeline.job import context_of, stage_of
 
-    world = world_of(os.environ, job["strategy"], connect("adapt/0", os.environ))
+    world = world_of(os.environ, connect("adapt/0", os.environ), job["strategy"], job["zero"])
     take_device(world)
     log = Log(Path(job["folder"]) / "log.jsonl") if world.main else None
     return finite(stage_of(job).run(context_of(job, world, display=Display(), log=log)))

@@ -57,7 +57,7 @@ def memory_of(stage: Train, found: Sketch, device: str, bf16: bool) -> Memory:
     """The memory of a train stage over a sketched model, on `cpu` or `cuda`."""
     step = step_of(stage, found, device, bf16)
     peaks, steady = _traced(found, stage, step), dict(found.parts)
-    moments = _moments(found, stage)
+    moments = moments_of(found, stage)
     away = stage.optimizer.leaves_device() and device == "cuda"
     steady["optimiser"] = 0 if away else moments
     gradients = sum(4 * parameter.numel() for parameter in found.training)
@@ -120,12 +120,13 @@ def _traced(found: Sketch, stage: Train, step: Step) -> dict[str, Peak]:
 
 
 def _unpacked(found: Sketch, bf16: bool) -> int:
-    """The largest 4-bit matrix as it is multiplied with, in bf16 for the time of a product."""
+    """The largest 4-bit matrix as it is multiplied with, in the precision of the run for the time of a product."""
     sizes = (p.numel() for p in found.model.parameters() if getattr(p, "four_bits", False))
-    return 2 * max(sizes, default=0)
+    return (2 if bf16 else 4) * max(sizes, default=0)
 
 
-def _moments(found: Sketch, stage: Train) -> int:
+def moments_of(found: Sketch, stage: Train) -> int:
+    """Bytes of the optimiser's moments."""
     rule = stage.optimizer.state_bytes
     return sum(rule(tuple(parameter.shape), found.is_embedding(parameter)) for parameter in found.training)
 
@@ -143,9 +144,9 @@ def _accumulated(peak: Peak, gradients: int, largest: int) -> Peak:
 
 
 def _evaluation(stage: Train, step: Step, found: Sketch) -> Peak:
-    """A batch of held-out text: its logits, and the vectors of one layer."""
+    """A batch of held-out text, no more than there is at a byte a token: its logits, and the vectors of one layer."""
     config = found.model.config.get_text_config()
-    positions = min(EVALUATED[step.device], LOGIT_BUDGET // (4 * step.height))
+    positions = min(EVALUATED[step.device], LOGIT_BUDGET // (4 * step.height), stage.evaluation_bytes)
     size = 2 if step.bf16 else 4
     wide = 3 * config.intermediate_size + 6 * config.hidden_size
     logits = positions * step.height * size + min(positions, 1024) * step.height * 4 * 2

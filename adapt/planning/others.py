@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from adapt.checkpoints import ModelLocation, read_json
 from adapt.methods.base import plain_model
 from adapt.planning.memory import EVALUATED, LOGIT_BUDGET, Memory
 from adapt.planning.sketch import Vocabulary
+from adapt.planning.tokens import BYTES_PER_TOKEN
+from adapt.planning.writing import DRAWN, checkpoint_bytes, parameters, proof
 from adapt.training.rows import VOCABULARY_FILE
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from adapt.planning.train import TrainPlan
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GGUF = {"f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 """Bytes of a number in a GGUF file; q8_0 has a scale of 2 bytes for each 32 numbers."""
 _UNDECIDED = 8192
@@ -57,22 +58,6 @@ def grown(stage: Any, words: Vocabulary) -> Vocabulary:
     return Vocabulary(-(-(words.height + added) // multiple) * multiple, words.new + added)
 
 
-def parameters(config: PretrainedConfig, words: Vocabulary) -> int:
-    """Numbers in a model with a vocabulary of another height, tied embeddings once."""
-    from adapt.planning.configs import empty_model
-
-    model = empty_model(config)
-    tables = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-    more = sum((words.height - weight.shape[0]) * weight.shape[1] for weight in tables.values())
-    return sum(parameter.numel() for parameter in model.parameters()) + more
-
-
-def checkpoint_bytes(config: PretrainedConfig, words: Vocabulary, dtype: str | None = None) -> int:
-    """Bytes of a checkpoint's weights, in the stored format or another."""
-    stored = str(config.dtype or "float32").removeprefix("torch.")
-    return parameters(config, words) * _BYTES.get(dtype or stored, 4)
-
-
 def train_disk(made: TrainPlan) -> tuple[int, int]:
     """Bytes of what a train stage leaves (model, adapter) and of its states while it runs.
 
@@ -89,14 +74,6 @@ def train_disk(made: TrainPlan) -> tuple[int, int]:
     return model + adapter + before_anneal, (stage.keep_checkpoints + 1) * (training + moments)
 
 
-def saving(made: TrainPlan) -> int:
-    """Main memory when the result is written: the base and the sums in float32, and the model in its stored format."""
-    config = made.sketch.model.config.get_text_config()
-    height = plain_model(made.sketch.model).get_output_embeddings().weight.shape[0]
-    words = Vocabulary(height)
-    return 2 * checkpoint_bytes(config, words, "float32") + checkpoint_bytes(config, words)
-
-
 def evaluation(config: PretrainedConfig, words: Vocabulary, size: int, device: str) -> Memory:
     """Weights in their stored format, and the largest batch of logits."""
     positions = min(EVALUATED[device], LOGIT_BUDGET // (4 * words.height))
@@ -105,27 +82,40 @@ def evaluation(config: PretrainedConfig, words: Vocabulary, size: int, device: s
     return Memory(parts, {"evaluation": size + batch})
 
 
-def _expand(stage: Any, config: Any, words: Vocabulary, sizes: Sequence[int]) -> tuple[int, int]:
+def create(config: PretrainedConfig, words: Vocabulary) -> int:
+    """Main memory of drawing a model in float32 and of writing it: the library copies a file's tensors before."""
+    drawn, made = (checkpoint_bytes(config, words, dtype) for dtype in ("float32", None))
+    return max(drawn, 2 * made)
+
+
+def _expand(stage: Any, config: Any, words: Vocabulary, device: str) -> tuple[int, int]:
+    """The grown model, in float32 where a CPU computes; then in its format, beside it the one that was written."""
     made = checkpoint_bytes(config, words)
-    return 2 * made, made
+    computing = checkpoint_bytes(config, words, "float32") if device == "cpu" else made
+    return max(computing, made + proof(config, words)), made
 
 
-def _merge(stage: Any, config: Any, words: Vocabulary, sizes: Sequence[int]) -> tuple[int, int]:
-    """A tensor of every model at a time in float32; the largest is an embedding."""
-    table = words.height * config.hidden_size * 4
-    return (2 + len(sizes)) * table, checkpoint_bytes(config, words, stage.dtype)
+def _merge(stage: Any, config: Any, words: Vocabulary, device: str) -> tuple[int, int]:
+    """A search holds the model where it computes, on a CPU in float32; then the written model is loaded."""
+    tried = checkpoint_bytes(config, words, "float32") if stage.search and device == "cpu" else 0
+    return max(tried, proof(config, words, stage.dtype)), checkpoint_bytes(config, words, stage.dtype)
 
 
-def _export(stage: Any, config: Any, words: Vocabulary, sizes: Sequence[int]) -> tuple[int, int]:
+def _export(stage: Any, config: Any, words: Vocabulary, device: str) -> tuple[int, int]:
+    """Models are measured one after the other, on a CPU in float32, with what they say of a window of text."""
+    from adapt.evaluation.bits_per_byte import context_of, window_for
+
     count = parameters(config, words)
     disk = checkpoint_bytes(config, words, stage.dtype) if "safetensors" in stage.formats else 0
     disk += round(count * sum(_GGUF[kind] for kind in stage.gguf.types)) if "gguf" in stage.formats else 0
-    return 2 * 4 * count, disk
+    loaded = checkpoint_bytes(config, words, "float32" if device == "cpu" else stage.dtype)
+    window = round(window_for(context_of(config)) / BYTES_PER_TOKEN) if stage.held_out else DRAWN // 2
+    return loaded + 5 * 4 * words.height * window, disk
 
 
-WORK: dict[str, Callable[[Any, Any, Vocabulary, Sequence[int]], tuple[int, int]]] = {
+WORK: dict[str, Callable[[Any, Any, Vocabulary, str], tuple[int, int]]] = {
     "expand_vocabulary": _expand,
     "merge": _merge,
     "export": _export,
 }
-"""Main memory and disk of a kind of stage."""
+"""Main memory and disk of a kind of stage, on a machine whose models compute on a device."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from adapt.checkpoints import ModelLocation
 from adapt.errors import AdaptError
 from adapt.methods.outline import UnplannedError
-from adapt.planning import others
+from adapt.planning import others, writing
 from adapt.planning.advice import Advice, advice
 from adapt.planning.configs import config_of
 from adapt.planning.gpus import Gpu, usable
@@ -158,7 +158,7 @@ class Planner:
             verdict = "fits" if made.memory.peak <= usable(self.gpu) else "does not fit"
             found = advice(stage, plan, usable(self.gpu), self.device) if verdict != "fits" else None
         disk, scratch = others.train_disk(made)
-        host = made.memory.host + others.saving(made)
+        host = max(made.memory.host, writing.trained(made))
         return StagePlan(
             name, "train", made.memory, made.trainable, budget, duration, host, disk, scratch, verdict, found
         )
@@ -173,14 +173,14 @@ class Planner:
     def _other(self, name: str, kind: str, stage: Stage) -> StagePlan:
         if kind == "create_model":
             made = self._made(kind, stage)
-            size = others.checkpoint_bytes(made.config, made.words)
-            return StagePlan(name, kind, host=2 * size, disk=size)
+            size = writing.checkpoint_bytes(made.config, made.words)
+            return StagePlan(name, kind, host=others.create(made.config, made.words), disk=size)
         models = [self.model(reference.name) for reference in stage.reads().models]
-        sizes = [others.checkpoint_bytes(model.config, model.words) for model in models]
+        sizes = [writing.checkpoint_bytes(model.config, model.words) for model in models]
         if kind == "evaluate":
             memory = others.evaluation(models[0].config, models[0].words, max(sizes), self.device)
             verdict = "" if self.gpu is None else "fits" if memory.peak <= usable(self.gpu) else "does not fit"
             return StagePlan(name, kind, memory, host=max(sizes), verdict=verdict)
         words = self._made(kind, stage).words if stage.makes_model else models[0].words
-        host, disk = others.WORK[kind](stage, models[0].config, words, sizes) if kind in others.WORK else (0, 0)
+        host, disk = others.WORK[kind](stage, models[0].config, words, self.device) if kind in others.WORK else (0, 0)
         return StagePlan(name, kind, host=host, disk=disk)

@@ -13,7 +13,7 @@ from adapt.recipe import models
 from adapt.recipe.places import Places, dotted
 from adapt.recipe.schema import LONGEST_NAME, NAME, ModelSettings
 from adapt.recipe.wording import suggestion
-from adapt.stages.base import Reads, Reference, Stage
+from adapt.stages.base import Complaint, Reads, Reference, Stage
 
 SECTIONS = ("models", "data", "stages")
 
@@ -133,14 +133,14 @@ def _complaints(stage: str, settings: Stage, reads: Reads, parts: Parts, places:
 
 def _unfit(parts: Parts, places: Places) -> Iterator[Problem]:
     """What several processes cannot do together."""
-    if parts.launch is None:
-        return
-    for key, message in parts.launch.conflicts():
-        yield places.value(("launch", key), f"launch.{key}: {message}")
-    if parts.launch.processes == 1:
-        return
+    if parts.launch is not None:
+        for key, message in parts.launch.conflicts():
+            yield places.value(("launch", key), f"launch.{key}: {message}")
     for name, stage in parts.stages.items():
-        for complaint in stage.unfit(parts.launch):
+        launch, own = stage.launched(parts.launch), getattr(stage, "launch", None)
+        complaints = [Complaint(("launch", key), message) for key, message in (launch.conflicts() if own else ())]
+        complaints += stage.unfit(launch) if launch.processes > 1 else ()
+        for complaint in complaints:
             path = places.written(("stages", name, *complaint.path))
             yield places.value(path, f"{dotted(path)}: {complaint.message}")
 

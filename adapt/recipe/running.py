@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.display import Display
-from adapt.pipeline import Outcome, follow, is_main_process
+from adapt.pipeline import Outcome, check_tasks, follow, is_main_process
 from adapt.pipeline import run as run_graph
 from adapt.recipe.compose import graph_of
 from adapt.recipe.load import LoadedRecipe, load
@@ -41,6 +41,8 @@ def run(
     Raises RecipeError for a recipe with problems, AdaptError for a failure of the world outside.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not dry_run:
+        check_tasks()
     if not is_main_process():
         if not dry_run:
             follow()

@@ -96,6 +96,10 @@ class Stage(Settings, ABC):
         """What does not fit together, seen before anything runs. `sources` holds all of the recipe's sources."""
         return iter(())
 
+    def launched(self, launch: Launch | None) -> Launch:
+        """The processes that do the stage, where a recipe says `launch`."""
+        return launch or Launch()
+
     def unfit(self, launch: Launch) -> Iterator[Complaint]:
         """What of the stage several processes cannot do together."""
         return iter(())

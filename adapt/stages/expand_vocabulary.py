@@ -260,15 +260,11 @@ def _bits_per_byte(
 
 def _write(model: PreTrainedModel, folder: Path, seed: int) -> float:
     """Write the weights beside the tokenizer and prove that the checkpoint loads as it is."""
-    import torch
-
-    from adapt.checkpoints import probe_ids, verify_checkpoint
+    from adapt.checkpoints import probe_ids
+    from adapt.methods.reloading import reload_difference
 
     model.save_pretrained(folder, safe_serialization=True)
-    ids = probe_ids(model.get_input_embeddings().weight.shape[0], seed=seed)
-    with torch.inference_mode():
-        expected = model.float().eval()(input_ids=ids, use_cache=False).logits
-    return verify_checkpoint(folder, expected, ids)
+    return reload_difference(folder, model, probe_ids(model.get_input_embeddings().weight.shape[0], seed=seed))
 
 
 def _show(metrics: Mapping[str, Any], context: StageContext) -> None:

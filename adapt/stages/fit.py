@@ -13,12 +13,9 @@ if TYPE_CHECKING:
     from adapt.data.sources import Source
     from adapt.stages.train import Train
 
-_SHARDED_METHODS = ("full", "half", "freeze", "spectrum", "bitfit", "norms", "rows", "lora", "qlora")
-_NOT_SHARDED = {
-    "loram": "its base is pruned or in 4 bits",
-    "pruned": "its base is pruned or in 4 bits",
-    "vera": "all its layers share two matrices, and a part of a model cannot be gathered without the others",
-}
+_SPLIT_METHODS = ("full", "half", "freeze", "spectrum", "bitfit", "norms", "rows", "lora", "qlora")
+_ONLY_FSDP2 = ("loram", "pruned", "vera")
+_SPLIT_OBJECTIVES = {"fsdp2": ("causal_lm", "sft", "dpo", "orpo"), "deepspeed": ("causal_lm", "sft")}
 _LOW_RANK = ("refactor", "rank_select", "average")
 """What works on whole matrices beside the steps."""
 
@@ -46,27 +43,44 @@ def with_processes(stage: Train, launch: Launch) -> Iterator[Complaint]:
     if length is not None:
         message = "drawing anew within a run works in one process only; draw once for the stage, or launch one process"
         yield Complaint(("method",), message)
-    if launch.strategy == "fsdp2":
-        yield from _unsharded(stage)
+    if launch.strategy != "ddp":
+        yield from _unsplit(stage, launch)
 
 
-def _unsharded(stage: Train) -> Iterator[Complaint]:
-    kind = stage.method.kind
-    instead = "use launch.strategy ddp"
-    if kind not in _SHARDED_METHODS:
-        reason = _NOT_SHARDED.get(kind, "it changes what trains within the run")
-        yield Complaint(("method", "kind"), f"'{kind}' does not go with fsdp2: {reason}; {instead}")
-    if getattr(stage.method, "frozen", None) == "nf4":
-        yield Complaint(("method", "frozen"), f"'nf4' does not go with fsdp2 yet; {instead}")
+def _unsplit(stage: Train, launch: Launch) -> Iterator[Complaint]:
+    """What does not go with processes of which each holds a part."""
+    kind, strategy, instead = stage.method.kind, launch.strategy, "use launch.strategy ddp"
+    if kind in _ONLY_FSDP2 and strategy == "deepspeed":
+        yield Complaint(
+            ("method", "kind"), f"'{kind}' does not go with deepspeed yet; use launch.strategy fsdp2 or ddp"
+        )
+    elif kind not in (*_SPLIT_METHODS, *_ONLY_FSDP2):
+        message = f"'{kind}' does not go with {strategy}: it changes what trains within the run; {instead}"
+        yield Complaint(("method", "kind"), message)
+    if strategy == "deepspeed" and getattr(stage.method, "frozen", None) == "nf4":
+        yield Complaint(("method", "frozen"), f"'nf4' does not go with {strategy} yet; {instead}")
     for key in _LOW_RANK:
         if getattr(stage.method, key, None) is not None:
-            message = f"does not go with fsdp2: it works on whole matrices, of which a process has a part; {instead}"
-            yield Complaint(("method", key), message)
-    if stage.objective.kind in ("dpo", "orpo"):
-        yield Complaint(("objective",), f"'{stage.objective.kind}' does not go with fsdp2 yet; {instead}")
+            why = "it works on whole matrices, of which a process has a part"
+            yield Complaint(("method", key), f"does not go with {strategy}: {why}; {instead}")
     if stage.optimizer.kind != "adamw":
         kind = stage.optimizer.kind
-        message = f"'{kind}' does not go with fsdp2: it works on whole tensors; use adamw, or launch.strategy ddp"
+        message = f"'{kind}' does not go with {strategy}: it works on whole tensors; use adamw, or launch.strategy ddp"
         yield Complaint(("optimizer", "kind"), message)
     if stage.activation_offloading:
-        yield Complaint(("activation_offloading",), f"does not go with fsdp2 yet; {instead}")
+        yield Complaint(("activation_offloading",), f"does not go with {strategy} yet; {instead}")
+    if stage.objective.kind not in _SPLIT_OBJECTIVES[strategy]:
+        yield Complaint(("objective",), f"'{stage.objective.kind}' does not go with {strategy} yet; {instead}")
+    if strategy == "deepspeed" and launch.zero == 3:
+        yield from _without_weights(stage)
+
+
+def _without_weights(stage: Train) -> Iterator[Complaint]:
+    """What asks for weights outside their own layer's pass, where ZeRO's stage 3 has taken them away."""
+    instead = "set launch.zero to 2, or use launch.strategy fsdp2"
+    if stage.method.kind == "qlora":
+        message = f"'qlora' does not go with zero 3, which would split its 4-bit weights; {instead}"
+        yield Complaint(("method", "kind"), message)
+    if getattr(stage.method, "dora", False):
+        message = f"does not go with zero 3: it asks for whole weights beside the layer's own pass; {instead}"
+        yield Complaint(("method", "dora"), message)

@@ -19,8 +19,6 @@ from merge.expression import syntax
 from merge.formula import Call, names_in, parse
 
 if TYPE_CHECKING:
-    import torch
-
     from adapt.data.sources import Source
     from adapt.merging.template import Template
     from merge.planning import Merge as Plan
@@ -149,7 +147,7 @@ class Merge(Stage):
         beside = plan.anchor.folder / _BESIDE_MODEL
         if beside.exists():
             shutil.copyfile(beside, model / _BESIDE_MODEL)
-        difference = _verify(model, context.seed)
+        difference = _verify(model, decisions["output"]["tensors"], context.seed)
         metrics = decisions | found | searched | {"warnings": [*decisions["warnings"], *found["warnings"]]}
         _show(metrics, context)
         return metrics | {"reload_difference": difference}
@@ -194,33 +192,13 @@ def _searched(
     return outcome.trials[outcome.best].values, outcome.record(settings.method, context.seed)
 
 
-def _verify(folder: Path, seed: int) -> float:
+def _verify(folder: Path, hashes: Mapping[str, str], seed: int) -> float:
     """Load the result with plain transformers and compare its logits with those of the tensors as written."""
-    from adapt.checkpoints import verify_checkpoint
-
-    ids, expected = _logits_as_written(folder, seed)
-    return verify_checkpoint(folder, expected, ids)
-
-
-def _logits_as_written(folder: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the architecture filled tensor by tensor from the files, past every step that a loader takes."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from adapt.checkpoints import ModelLocation, load_config, probe_ids
+    from adapt.checkpoints import probe_ids
+    from adapt.methods.reloading import proven_logits
     from merge.checkpoint import Checkpoint
 
-    written = Checkpoint("result", folder)
-    model = AutoModelForCausalLM.from_config(load_config(ModelLocation(str(folder))), dtype=torch.float32).eval()
-    state = {name: written.tensor(name).float() for name in written.tensors}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if unexpected or (missing and not (tied and written.head is None)):
-        names = ", ".join([*unexpected, *missing][:3])
-        raise AdaptError(f"the tensors of '{folder}' are not those of {type(model).__name__}: {names}")
-    ids = probe_ids(written.height, seed=seed)
-    with torch.inference_mode():
-        return ids, model(input_ids=ids, use_cache=False).logits.float()
+    return proven_logits(folder, hashes, probe_ids(Checkpoint("result", folder).height, seed=seed))[0]
 
 
 def _show(metrics: Mapping[str, Any], context: StageContext) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 200
 """About as many lines of loss does a run write."""
-_PROBE_LENGTH = 128
+PROBE_LENGTH = 128
 """Tokens in each row on which the written model is compared with the live one."""
 
 
@@ -147,5 +147,5 @@ def _monitor(stage: Train, context: StageContext, tokenizer: Any, precision: Pre
 def trained(stage: Train, context: StageContext, run: Run) -> Trained:
     """The run's model with what its method needs to save it."""
     location, stops = context.models[stage.model], stop_ids(run.tokenizer) if stage.objective.learns_answers else ()
-    probe = run.monitor.probe(min(_PROBE_LENGTH, stage.sequence_length))
+    probe = run.monitor.probe(min(PROBE_LENGTH, stage.sequence_length))
     return Trained(run.model, location, run.tokenizer, run.rows, run.precision, probe, stops)

@@ -32,6 +32,7 @@ class Train(Stage):
 
     version: ClassVar[int] = 1
     parallel: ClassVar[bool] = True
+    unkeyed: ClassVar[frozenset[str]] = frozenset({"launch"})
 
     kind: Literal["train"]
     """The kind of stage."""
@@ -91,6 +92,8 @@ class Train(Stage):
     """An earlier train stage with schedule `infinite`, from whose state before its anneal this one goes on."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Where the curves go besides `log.jsonl`."""
+    launch: Launch | None = None
+    """What this stage does otherwise than the recipe's `launch` says; `{processes: 1}` is one process for it alone."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -127,6 +130,10 @@ class Train(Stage):
         yield from fit.with_sources(self, sources)
         if self.continue_from is not None and self.schedule.kind != "infinite":
             yield Complaint(("continue_from",), f"needs schedule 'infinite', this stage has '{self.schedule.kind}'")
+
+    def launched(self, launch: Launch | None) -> Launch:
+        """The recipe's, with what the stage says of its own."""
+        return super().launched(launch).changed_by(self.launch)
 
     def unfit(self, launch: Launch) -> Iterator[Complaint]:
         """What of the stage several processes cannot do together."""

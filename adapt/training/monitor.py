@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from adapt.display import Display
 
 
+PROBE_ROWS = 4
+"""Rows of held-out text on which two copies of a model are compared."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Held-out documents of one source: plain texts, or conversations as rows of ids with what carries loss."""
@@ -97,7 +101,7 @@ class Monitor:
                     found[name] = held_out.bits_per_byte(model, self.tokenizer)
         return found
 
-    def probe(self, length: int, rows: int = 4) -> torch.Tensor:
+    def probe(self, length: int, rows: int = PROBE_ROWS) -> torch.Tensor:
         """Token ids `[rows, length]` of held-out documents, or drawn from the vocabulary where these are too short."""
         ids: list[int] = []
         for held_out in self.sources.values():

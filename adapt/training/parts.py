@@ -11,7 +11,21 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor with all its parts; all processes must ask for it. One that is not split is given back."""
+    if hasattr(tensor, "ds_id"):  # ZeRO's stage 3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """The whole gradient of an update, as `whole`."""
+    if hasattr(parameter, "ds_id"):
+        return parameter._z3_optimizer.get_fp32_grad_for_param(parameter)
+    if hasattr(parameter, "get_full_hp_grad"):  # ZeRO's stage 2
+        return parameter.get_full_hp_grad()
+    return None if parameter.grad is None else whole(parameter.grad)
 
 
 def split_like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
@@ -26,9 +40,9 @@ def gathered(tensors: Mapping[str, torch.Tensor], keep: bool) -> dict[str, torch
     """Whole tensors, one gathered after the other; empty where this process does not `keep` them."""
     found = {}
     for name, tensor in tensors.items():
-        full = whole(tensor.detach())
+        full = whole(tensor).detach()
         if keep:
-            found[name] = full.cpu() if isinstance(tensor, DTensor) else full
+            found[name] = full.cpu() if isinstance(tensor, DTensor) or hasattr(tensor, "ds_id") else full
     return found
 
 

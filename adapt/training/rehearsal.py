@@ -35,6 +35,8 @@ def longest_batch(stream: Sequence[Any], batch_size: int, batches: int) -> int |
 def rehearse(trainer: Resumable, stream: Sequence[Any]) -> int | None:
     """Make a pass over the run's longest batch and forget it; returns its number, None where there was no need."""
     plan = trainer.plan
+    if plan.world.sharded and plan.world.strategy == "deepspeed":
+        return None  # its engine takes every gradient for one of the update
     number = longest_batch(stream, plan.batch_size, plan.steps * plan.accumulation)
     if number is None:
         return None

@@ -17,11 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, ProgressCallback
 
 from adapt.errors import AdaptError
-from adapt.training import state
+from adapt.training import sharding, state, zero
 from adapt.training.parts import gathered, gathered_state, split_state, whole
 from adapt.training.plan import Counts, Plan
 from adapt.training.rules import learning
-from adapt.training.sharding import Sharded, random_of_all, shard
+from adapt.training.sharding import random_of_all
 
 if TYPE_CHECKING:
     from adapt.training.companion import Companion
@@ -84,6 +84,7 @@ class Resumable:
         self.frozen, self.step_loss = "", 0.0
         self._seen, self._batch_number = [0.0, 0.0, 0.0], 0
         self._start: Path | None = None
+        self._parts: sharding.Sharded | zero.Engine | None = None
         self.told: Callable[[range], str] = str
         self.companions: Sequence[Companion] = ()
         return {name: parameter.data for name, parameter in learning(model).items()}
@@ -104,9 +105,12 @@ class Resumable:
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Ours, over the groups of `adapt.training.optimizer`."""
         if self.optimizer is None:
-            if self.plan.world.sharded:
-                shard(self.model, self.rows, self.args.device, self.plan.world.size)
-            self.optimizer = self.plan.optimizer.build(self.model, self.rows, self.plan.schedule.peak)
+            plan, world = self.plan, self.plan.world
+            if world.sharded:
+                split = zero.split if world.strategy == "deepspeed" else sharding.split
+                self._parts, self.optimizer = split(self.model, self.rows, plan, self.args.device)
+            else:
+                self.optimizer = plan.optimizer.build(self.model, self.rows, plan.schedule.peak)
             if self._start is not None:
                 self.load_optimizer(self._start)
         return self.optimizer
@@ -119,7 +123,7 @@ class Resumable:
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """A split model needs nothing of accelerate; the others are wrapped there."""
         if self.plan.world.sharded:
-            return Sharded(self.model, self.plan.precision)
+            return self._parts
         return super()._wrap_model(model, training, dataloader)
 
     def start_from(self, folder: Path) -> None:
@@ -131,7 +135,10 @@ class Resumable:
             )
         state.load_weights(folder, learning(self.model))
         self._read_companions(folder)
-        self._start = folder
+        if self.optimizer is None:
+            self._start = folder
+        else:
+            self.load_optimizer(folder)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """The schedule as torch's LambdaLR, counted from the first update of the first stage on it."""
@@ -165,12 +172,18 @@ class Resumable:
         self._seen, self._batch_number = [0.0, 0.0, 0.0], 0
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm = model.norm() if isinstance(model, zero.Engine) else super()._clip_grad_norm(model)
         norm = whole(norm) if isinstance(norm, torch.Tensor) else norm
         value = float(norm)
         if not math.isfinite(value):
             self._diverged("gradient norm", value)
         return norm
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Where gradients are not scaled down; DeepSpeed does not leave them at the parameters."""
+        if grad_norm is None and isinstance(model, zero.Engine):
+            return model.norm()
+        return super()._get_grad_norm(model, grad_norm)
 
     def _diverged(self, what: str, value: float, batch: int | None = None) -> None:
         """Stop, with the rows of the update, or of its `batch`, and the newest state, which is from before."""
@@ -250,7 +263,7 @@ class Resumable:
         """Take the optimiser's moments from a state, but keep this run's own groups and settings."""
         own = self.optimizer.state_dict()["param_groups"]
         stored = state.read_optimizer(folder)
-        if self.plan.world.sharded:
+        if isinstance(self._parts, sharding.Sharded):
             stored = split_state(stored, self.optimizer.param_groups)
         self.optimizer.load_state_dict({**stored, "param_groups": own})
 

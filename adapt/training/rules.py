@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from adapt.errors import AdaptError
-from adapt.training.parts import whole
+from adapt.training.parts import gradient, whole
 from adapt.training.rows import EmbeddingRows
 
 
@@ -101,8 +101,8 @@ def check_gradients(model: nn.Module, rows: EmbeddingRows) -> int:
     alive: dict[str, bool] = {}
     for name, parameter in declared(model).items():
         module = "the embeddings" if id(parameter) in apart else module_of(name)
-        gradient = None if parameter.grad is None else whole(parameter.grad)
-        alive[module] = alive.get(module, False) or (gradient is not None and bool(gradient.any()))
+        found = gradient(parameter)
+        alive[module] = alive.get(module, False) or (found is not None and bool(found.any()))
     dead = sorted(module for module, lives in alive.items() if not lives)
     if dead:
         raise AdaptError(

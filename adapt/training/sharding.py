@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from adapt.training.plan import Plan
 from adapt.training.precision import Precision
 from adapt.training.rows import EmbeddingRows
 from adapt.training.state import random_states
@@ -46,6 +47,12 @@ class Sharded(nn.Module):
             yield
         finally:
             self.module.set_requires_gradient_sync(True)
+
+
+def split(model: Any, rows: EmbeddingRows, plan: Plan, device: torch.device) -> tuple[Sharded, torch.optim.Optimizer]:
+    """Split a model over all processes, in place, with its optimiser."""
+    shard(model, rows, device, plan.world.size)
+    return Sharded(model, plan.precision), plan.optimizer.build(model, rows, plan.schedule.peak)
 
 
 def shard(model: Any, rows: EmbeddingRows, device: torch.device, processes: int) -> None:

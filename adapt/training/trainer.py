@@ -51,6 +51,7 @@ class StreamTrainer(Resumable, SFTTrainer):
             callbacks=list(callbacks),
         )
         self.settle(masters)
+        self.height = self.model.get_output_embeddings().weight.shape[0]
         if rows.tables:
             self._add_chunked_loss()
 
@@ -89,7 +90,7 @@ class StreamTrainer(Resumable, SFTTrainer):
         labels, batch = inputs["labels"], inputs_of(inputs)
         if self.aux_loss_enabled:
             batch["output_router_logits"] = True
-        if is_small(labels, self.model.get_output_embeddings().weight.shape[0]):
+        if is_small(labels, self.height):
             outputs = model(**batch)
             loss = whole_loss(outputs.logits, labels)
         elif self.rows.tables:

@@ -24,6 +24,7 @@ app = typer.Typer(
     cls=_ExpressionFirst,
     help="Merge checkpoints: adapt merge 'cpt + 0.8 * (instruct - base)' cpt=... instruct=... base=... -o merged/",
     no_args_is_help=True,
+    rich_markup_mode=None,  # brackets in an expression are no markup
     context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True},
     epilog="The merge itself needs no command's name; its options: adapt merge write --help",
 )

@@ -35,7 +35,11 @@ NewRows = Annotated[
 ShardSize = Annotated[str, typer.Option(metavar="SIZE", help="The most bytes of a file.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Tensors merged at once; default: one a core.", show_default=False),
+    typer.Option(
+        min=1,
+        help="Tensors merged at once; default: one a core. Fewer where they would hold too much.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[
     str | None,
@@ -86,7 +90,7 @@ def write(
         merge = with_new_rows(merge, new_rows)
         check(merge, output, unrelated)
         if not quiet:
-            _show_plan(merge, output, time.perf_counter() - started)
+            _show_plan(merge, output, threads, time.perf_counter() - started)
         if dry_run:
             return
         from merge.engine import write as write_merge
@@ -166,16 +170,21 @@ def _by_mergekit(what: str, output: Path, models: list[str] | None) -> None:
     typer.echo(f"mergekit wrote {output}")
 
 
-def _show_plan(merge: Merge, output: Path, seconds: float) -> None:
+def _show_plan(merge: Merge, output: Path, threads: int | None, seconds: float) -> None:
+    from merge.engine import free_space
     from merge.preflight import preflight
 
-    plan = preflight(merge)
+    plan = preflight(merge, threads)
     rows = merge.rows.counts
     passes = "in one pass" if plan["passes"] == 1 else f"in {plan['passes']} passes at most"
     typer.echo(f"{merge.combination.text}  ->  {output}")
     typer.echo(
         f"  reads {shown_size(plan['read'])} {passes}, writes {shown_size(plan['written'])}, "
         f"{plan['tensors']} tensors; checked in {seconds:.1f} s"
+    )
+    many = "1 tensor" if plan["threads"] == 1 else f"{plan['threads']} tensors"
+    typer.echo(
+        f"  holds {shown_size(plan['held'])} at most of {many} at once; {shown_size(free_space(output))} are free"
     )
     special = merge.roles.special_from or "the formula"
     typer.echo(f"  vocabulary of {merge.tokenizer.name}, special and chat tokens of {special}")

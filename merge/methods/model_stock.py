@@ -41,14 +41,15 @@ class ModelStock(Method):
 
     def combine(self, block: Block, values: Values, summary: float | None) -> torch.Tensor:
         """The base plus its share of the mean task vector."""
-        vectors = block.differences()
         if summary is None:
+            vectors = block.differences()
             rows = [last_dimension(vector, block.shape) for vector in vectors]
             products = [row_products(left, right) for left, right in combinations(rows, 2)]
             share = _share(products, [row_products(row, row) for row in rows])
             total = _sum(rows).mul_(share.div_(len(rows)).float().unsqueeze(1))
             return block.base.add_(total.view_as(block.base))
-        return block.base.add_(_sum(vectors), alpha=summary / len(vectors))
+        count = len(block.inputs)
+        return block.base.add_(_sum(block.inputs).sub_(block.base, alpha=count), alpha=summary / count)
 
 
 def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:

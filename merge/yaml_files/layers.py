@@ -42,8 +42,10 @@ class Piece:
         return Place(self.name, self.depth)
 
 
-def pieces(file: MergeFile, anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint]) -> list[Piece]:
-    """Every tensor of the output in order.
+def pieces(
+    file: MergeFile, anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], heads: Sequence[str]
+) -> list[Piece]:
+    """Every tensor of the output in order; `heads` are the names of the heads that models have of their own.
 
     Raises MergeError where models do not have the same tensors, and YamlError for layers that a model does not have.
     """
@@ -53,7 +55,6 @@ def pieces(file: MergeFile, anchor: Checkpoint, checkpoints: Mapping[str, Checkp
     found = [_outside(name, first, checkpoints) for name in outside if not _stands_behind(name)]
     found += _layers(file, anchor, checkpoints) if file.cut else _all_layers(first, anchor)
     found += [_outside(name, last, checkpoints) for name in outside if _stands_behind(name)]
-    heads = [model.head for model in checkpoints.values() if model.head]
     return found + ([_outside(heads[0], last, checkpoints)] if heads else [])
 
 

@@ -12,6 +12,7 @@ from merge.formula import Combination, Formula, Leaf
 from merge.planning import Merge, Part, tensor_of
 from merge.policy import rope_warnings
 from merge.roles import Roles, Vector
+from merge.tying import heads_given, heads_of
 from merge.vocabulary import RowPlan, Vocabulary, read_vocabulary
 from merge.writer import Output
 from merge.yaml_files.document import Entry, read_yaml
@@ -63,7 +64,7 @@ def plan(file: MergeFile, seed: int = 0) -> Merge:
     """Open the models of a file and plan every tensor and every row."""
     opened = _open(file)
     anchor, used = opened.anchor, opened.used
-    found = pieces(file, anchor, used)
+    found = pieces(file, anchor, used, heads_of(used.values(), opened.adapters.values()))
     rows, tokenizer = _rows(file, opened)
     fills = _fills(file, opened, rows, found) if file.tokenizer else {}
     formulas = {reference.name: reference.formula for reference in opened.references}
@@ -75,6 +76,7 @@ def plan(file: MergeFile, seed: int = 0) -> Merge:
     if not file.cut:
         check_used(opened.adapters.values(), {name: part.names for name, part in parts.items()})
     files, said = beside(file, anchor, tokenizer, opened.all, opened.vocabularies, set(rows.tokens))
+    said = [*heads_given(opened.adapters.values()), *said]
     warnings = [*file.warnings, *check_filters(file, found), *_warnings(opened, rows), *said]
     return Merge(
         _combination(file, opened),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from merge.adapters import Adapter, AdapterVector, is_adapter
+from merge.adapters import Adapter, AdapterVector, is_adapter, vector_on
 from merge.checkpoint import Checkpoint
 from merge.errors import MergeError
 from merge.formula import Difference, Formula, Leaf, Linear
@@ -66,8 +66,6 @@ def open_adapter(reference: Reference, model: Checkpoint, entry: Entry) -> Adapt
         folder = folder_of(reference.adapter)
         if not is_adapter(folder):
             raise MergeError(f"'{reference.adapter}' is no adapter: it has no adapter_config.json")
-        adapter = Adapter(reference.name, folder)
-        adapter.check(model)
+        return vector_on(Adapter(reference.name, folder), model)
     except MergeError as error:
         raise entry.fail(str(error)) from error
-    return AdapterVector(adapter, reference.place)

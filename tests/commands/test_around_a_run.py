@@ -194,6 +194,26 @@ def test_unfinished_work_of_the_current_key_is_kept_and_of_others_goes(work):
     assert not Path("runs/small/scores/0123456789ab.partial").exists()
 
 
+def test_of_a_run_that_noted_no_keys_the_newest_of_each_stage_and_what_it_read_stay(work):
+    Path("runs/small/current.json").unlink()
+    folders = [Path(one["folder"]) for one in json.loads(invoke("runs", "runs/small", "--json").stdout)]
+    newest = {path.parent.name: path for path in sorted(folders, key=finished_at)}
+    (reader,) = Path("runs/user").glob("scores/*/manifest.json")
+    kept = {*newest.values(), Path(json.loads(reader.read_text())["models"]["made"]).parent}
+    partial = newest["scores"].with_name("0123456789ab.partial")
+    partial.mkdir()
+    (partial / "started.json").write_text("{}")
+    asked = invoke("runs", "--prune", input="n\n", env={"COLUMNS": "300"}).stdout
+    assert f"of this stage only the newest stays, {newest['scores'].name}" in asked
+    assert invoke("runs", "--prune", "--yes").exit_code == 0
+    assert {path.absolute() for path in folders if path.is_dir()} == {path.absolute() for path in kept}
+    assert partial.is_dir()
+
+
+def finished_at(folder):
+    return json.loads((folder / "manifest.json").read_text())["times"]["finished"]
+
+
 def test_a_run_that_is_going_on_is_not_touched(work):
     import subprocess
     import sys

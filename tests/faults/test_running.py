@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -56,12 +57,19 @@ def test_a_checkpoint_cut_in_half_is_left_for_the_one_before(name, shop, straigh
 def test_a_loss_that_is_no_number_names_the_texts_and_keeps_the_checkpoint(shop):
     folder = shop(before="cpt")
     recipe = folder / "recipe.yaml"
-    steep = "schedule: {kind: rewarm_cosine, peak: 1e25, warmup: 60%}\n    tokens:"
-    recipe.write_text(recipe.read_text().replace("tokens:", steep))
+    steep = "schedule: {kind: rewarm_cosine, peak: 1e8, warmup: 90%}\n    tokens:"
+    recipe.write_text(recipe.read_text().replace("tokens:", steep).replace("checkpoints: 6", "checkpoints: 20"))
     ended = adapt(folder, "run", "recipe.yaml")
     ended_with(
         ended, 1, "stage 'cpt': the ", " at step ", " on rows ", '"', "lower schedule.peak, or set precision: fp32"
     )
+    found = re.search(r"at step (\d+) .*the last good checkpoint is '(.+/checkpoint-(\d+))'", ended.err)
+    step, kept, last = found.groups()
+    assert int(last) < int(step)
+    assert all(np.isfinite(tensor).all() for tensor in load_file(folder / kept / "weights.safetensors").values())
+    again = adapt(folder, "run", "recipe.yaml")
+    assert f"going on from step {last} " in again.out
+    assert again.err == ended.err
 
 
 @slow

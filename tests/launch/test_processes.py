@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.launch.same import assert_alike, assert_same, compare
 from tests.launch.worker import together, train
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory, tiny_model_folder) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "grown"
-    shutil.copytree(tiny_model_folder, folder)
-    (folder / "adapt_vocabulary.json").write_text(json.dumps({"base_size": 380, "new_ids": [380, 381, 382, 383]}))
-    return folder
-
-
-def events(folder: Path, kind: str) -> list[dict]:
-    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [line for line in lines if line["event"] == kind]
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    """The weights and the course of the run, to float32's accuracy."""
-    left, right = (load_file(folder / "weights.safetensors") for folder in (found, expected))
-    assert left.keys() == right.keys()
-    for name in right:
-        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=2e-6, msg=name)
-    courses = [events(folder, "train") for folder in (found, expected)]
-    assert [line["step"] for line in courses[0]] == [1, 2, 3, 4, 5, 6]
-    for one, other in zip(*courses, strict=True):
-        assert one["tokens"] == other["tokens"]
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
-        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
-    measured = [[line["general"] for line in events(folder, "evaluation")] for folder in (found, expected)]
-    assert measured[0] == pytest.approx(measured[1], rel=1e-5)
-
-
-def compare(base: Path, folder: Path, jobs: dict[str, tuple[str, str]]) -> None:
-    together(base, folder, *(f"{name}:{method}:{strategy}:all" for name, (method, strategy) in jobs.items()))
-    for method in sorted({method for method, _ in jobs.values()}):
-        train(base, folder / f"alone-{method}", method)
-    for name, (method, _) in jobs.items():
-        assert_same(folder / name, folder / f"alone-{method}")
 
 
 @pytest.mark.slow
@@ -61,13 +23,23 @@ def test_two_processes_are_one_at_the_same_global_batch(base, tmp_path):
 
 @pytest.mark.slow
 def test_every_method_that_may_be_split_is_the_same_in_parts(base, tmp_path):
-    methods = ("full", "full_rows", "half", "rows", "norms", "dora", "pissa", "slow", "qlora")
+    methods = ("full", "full_rows", "half", "rows", "norms", "dora", "pissa", "slow", "pruned", "loram", "vera")
     compare(base, tmp_path, {method: (method, "fsdp2") for method in methods})
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_four_bits_are_alike(base, tmp_path, strategy):
+    methods = ("qlora", "half_4_bits", "loram_4_bits")
+    together(base, tmp_path, *(f"{method}:{method}:{strategy}:all" for method in methods))
+    for method in methods:
+        train(base, tmp_path / f"alone-{method}", method)
+        assert_alike(tmp_path / method, tmp_path / f"alone-{method}")
+
+
+@pytest.mark.slow
 def test_every_method_of_one_turn_is_the_same_under_ddp(base, tmp_path):
-    compare(base, tmp_path, {method: (method, "ddp") for method in ("full_rows", "half", "lora", "rows", "qlora")})
+    compare(base, tmp_path, {method: (method, "ddp") for method in ("full_rows", "half", "lora", "rows")})
 
 
 @pytest.mark.slow
@@ -77,6 +49,25 @@ def test_logits_in_chunks_are_the_same(base, tmp_path, strategy):
     for name in ("full", "lora"):
         train(base, tmp_path / f"alone-{name}", name, moment="chunks")
         assert_same(tmp_path / name, tmp_path / f"alone-{name}")
+
+
+@pytest.mark.slow
+def test_pairs_are_the_same_in_parts(base, tmp_path):
+    """Also where a run stops in two processes and ends in one, with the reference that the two have measured."""
+    compare(base, tmp_path, {method: (method, "fsdp2") for method in ("dpo_half", "dpo_lora", "orpo")})
+    together(base, tmp_path, "down:dpo_half:fsdp2:half")
+    train(base, tmp_path / "down", "dpo_half")
+    assert_same(tmp_path / "down", tmp_path / "alone-dpo_half")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_activations_computed_again_are_the_same(base, tmp_path, strategy):
+    methods = ("full", "half", "lora", "dpo_half")
+    together(base, tmp_path, *(f"{method}:{method}:{strategy}:checkpointing" for method in methods))
+    for method in methods:
+        train(base, tmp_path / f"alone-{method}", method)
+        assert_same(tmp_path / method, tmp_path / f"alone-{method}")
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.launch.same import needs_deepspeed
+
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = """\
 name: two
@@ -75,8 +77,9 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.slow
-def test_a_death_and_ctrl_c_are_a_line_each_and_the_run_goes_on(tmp_path):
-    command = write(tmp_path, tokens="20k")
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("deepspeed, zero: 3", marks=needs_deepspeed)])
+def test_a_death_and_ctrl_c_are_a_line_each_and_the_run_goes_on(tmp_path, strategy):
+    command = write(tmp_path, f"launch: {{processes: 2, strategy: {strategy}}}", tokens="20k")
     first = start(tmp_path, command)
     workers = after_a_checkpoint(tmp_path, first)
     assert len(workers) == 2
@@ -100,6 +103,20 @@ def test_a_death_and_ctrl_c_are_a_line_each_and_the_run_goes_on(tmp_path):
     log = next(tmp_path.glob("runs/two/cpt/*/log.jsonl")).read_text().splitlines()
     steps = [event["step"] for event in map(json.loads, log) if event["event"] == "train"]
     assert steps == list(range(1, manifest(tmp_path)["metrics"]["steps"] + 1))
+
+
+@pytest.mark.slow
+def test_a_stage_has_processes_of_its_own(tmp_path):
+    process = start(tmp_path, write(tmp_path, "launch: {strategy: fsdp2}", "20k"))
+    assert not after_a_checkpoint(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    process = start(tmp_path, write(tmp_path, "", "20k\n    launch: {processes: 2}"))
+    workers = after_a_checkpoint(tmp_path, process)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert gone(workers)
 
 
 @pytest.mark.slow

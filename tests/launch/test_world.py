@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from pydantic import TypeAdapter
 from torch.distributed import TCPStore
 
 from adapt.errors import AdaptError
@@ -13,13 +14,14 @@ from adapt.launch.settings import Launch
 from adapt.launch.world import ALONE, Board, World, world_of
 from adapt.pipeline import crew
 from adapt.pipeline.crew import crew_of
+from adapt.stages import AnyStage
 
 
 @pytest.fixture
 def worlds():
     store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20), wait_for_workers=False)
     clients = [TCPStore("127.0.0.1", store.port, timeout=timedelta(seconds=20)) for _ in range(2)]
-    yield [World(rank, 2, rank, "ddp", Board(client, "test")) for rank, client in enumerate(clients)]
+    yield [World(rank, 2, rank, board=Board(client, "test")) for rank, client in enumerate(clients)]
     del store  # the server lives as long as this
 
 
@@ -56,10 +58,10 @@ def test_a_process_alone_asks_nobody():
 
 
 def test_a_world_is_read_from_the_environment():
-    world = world_of({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, "fsdp2", None)
+    world = world_of({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, None, "fsdp2")
     assert (world.rank, world.size, world.local, world.main, world.sharded) == (5, 8, 1, False, True)
-    assert world_of({}, "fsdp2", None).size == 1
-    assert not world_of({}, "fsdp2", None).sharded
+    assert world_of({}, None, "fsdp2").size == 1
+    assert not world_of({}, None, "fsdp2").sharded
 
 
 def test_a_launcher_and_a_recipe_that_say_different_things(monkeypatch):
@@ -71,10 +73,28 @@ def test_a_launcher_and_a_recipe_that_say_different_things(monkeypatch):
     assert str(caught.value) == line
 
 
+def test_a_launcher_and_a_stage_that_say_different_things(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    settings = {"kind": "train", "model": "m", "mixture": {"t": 1.0}, "tokens": 1000, "method": "lora"}
+    with pytest.raises(AdaptError) as caught:
+        crew_of(None, {"cpt": TypeAdapter(AnyStage).validate_python(settings | {"launch": {"processes": 1}})})
+    line = "stages.cpt.launch.processes is 1, but this run was started as 4 processes; leave one of the two out"
+    assert str(caught.value) == line
+
+
 def test_what_accelerate_was_told_is_taken_over_and_out_of_the_environment():
     given = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true", "RANK": "0"}
-    assert crew._asked(given) == "fsdp2"
+    assert crew._asked(given) == {"strategy": "fsdp2"}
     assert given == {"RANK": "0"}
-    assert crew._asked({"ACCELERATE_MIXED_PRECISION": "no"}) is None
+    assert crew._asked({"ACCELERATE_MIXED_PRECISION": "no"}) == {}
     with pytest.raises(AdaptError, match="fsdp_version: 2"):
         crew._asked({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"})
+
+
+def test_deepspeed_by_accelerate(monkeypatch):
+    given = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "RANK": "0"}
+    assert crew._asked(dict(given)) == {"strategy": "deepspeed", "zero": 3}
+    for wrong in ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}):
+        with pytest.raises(AdaptError, match="adapt knows zero_stage 2 and 3 and nothing else"):
+            crew._asked(given | wrong)

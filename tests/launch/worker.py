@@ -1,10 +1,11 @@
 """Processes that train together on a CPU, forked from one that has imported the libraries; see `together`.
 
 usage: python -m tests.launch.worker PROCESSES BASE FOLDER JOB...
-JOB is NAME:METHOD:STRATEGY:MOMENT with MOMENT one of
-    all         the whole run
-    half        stopped (by an exception) in the step after a checkpoint
-    chunks      with logits that are never whole
+JOB is NAME:METHOD:STRATEGY:MOMENT with STRATEGY ddp, fsdp2, deepspeed-2 or deepspeed-3, and MOMENT one of
+    all             the whole run
+    half            stopped (by an exception) in the step after a checkpoint
+    chunks          with logits that are never whole
+    checkpointing   with activations computed again in the backward pass
 Each finished run leaves what trained in `weights.safetensors` of its folder. All jobs are done by the same processes.
 """
 
@@ -28,12 +29,19 @@ from adapt.log import Silent
 from adapt.methods.full import Full
 from adapt.methods.half import Half
 from adapt.methods.lora import Lora
+from adapt.methods.loram import Loram
 from adapt.methods.norms import Norms
+from adapt.methods.pruned import Pruned
+from adapt.methods.pruning.settings import Pruning
 from adapt.methods.qlora import Qlora
 from adapt.methods.rows_only import RowsOnly
+from adapt.methods.vera import Vera
 from adapt.training import loss
 from adapt.training.callbacks import Watch
+from adapt.training.objectives.dpo import Dpo
+from adapt.training.objectives.orpo import Orpo
 from tests.training import workshop
+from tests.training.pair_workshop import pair_run
 
 ROOT = Path(__file__).parent.parent.parent
 METHODS = {
@@ -48,6 +56,16 @@ METHODS = {
     "rows": RowsOnly(),
     "norms": Norms(),
     "qlora": Qlora(r=4),
+    "half_4_bits": Half(frozen="nf4"),
+    "pruned": Pruned(),
+    "vera": Vera(r=8),
+    "loram": Loram(r=4, prune=Pruning()),
+    "loram_4_bits": Loram(r=4, prune=Pruning(), frozen="nf4"),
+}
+PAIRS = {
+    "dpo_half": (Half(), Dpo()),
+    "dpo_lora": (Lora(r=4, train_embeddings="chat_rows"), Dpo()),
+    "orpo": (Lora(r=4), Orpo()),
 }
 
 
@@ -58,9 +76,13 @@ class StopHereError(Exception):
 def train(base: Path, folder: Path, method: str, world: World = ALONE, moment: str = "all", **changes) -> dict:
     """Train with four batches of two rows an update, in whatever number of processes."""
     rows, batches = share_of(2, 4, world.size)
-    run = workshop.make_run(
-        base, folder, METHODS[method], batch_size=rows, accumulation=batches, world=world, **changes
-    )
+    changes |= {"batch_size": rows, "accumulation": batches, "world": world}
+    if moment == "checkpointing":
+        changes["gradient_checkpointing"] = True
+    if method in PAIRS:
+        run = world.first(lambda: pair_run(base, folder, *PAIRS[method], held_out=True, **changes))
+    else:
+        run = workshop.make_run(base, folder, METHODS[method], **changes)
     if not world.main:
         run.log = Silent(folder / "log.jsonl")
     original = Watch.on_step_begin
@@ -100,7 +122,8 @@ def rank_of(rank: int, processes: int, port: int, base: str, folder: str, jobs: 
     os.environ.update(environment(rank, processes, port))
     for job in jobs:
         name, method, strategy, moment = job.split(":")
-        world = world_of(os.environ, strategy, connect(job, os.environ))
+        strategy, _, stage = strategy.partition("-")
+        world = world_of(os.environ, connect(job, os.environ), strategy, int(stage or 2))
         train(Path(base), Path(folder) / name, method, world, moment)
     torch.distributed.destroy_process_group()
 

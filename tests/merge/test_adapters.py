@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from merge.engine import write
 from merge.errors import MergeError
 from merge.planning import prepare
-from tests.merge.family import EMBED, HEAD, make_family
+from tests.merge.family import EMBED, make_family
 
 Q, UP, NORM = (f"model.layers.0.{part}.weight" for part in ("self_attn.q_proj", "mlp.up_proj", "input_layernorm"))
 KINDS = {
@@ -153,11 +153,3 @@ def test_an_adapter_alone_is_no_model(family, tmp_path):
     make_adapter(family.folders["base"], tmp_path / "lora")
     with pytest.raises(MergeError, match="sum to 0, not to 1"):
         prepare("2 * lora", {"lora": tmp_path / "lora"})
-
-
-def test_a_head_that_is_tied_takes_no_adapter_of_its_own(tmp_path):
-    family = make_family(tmp_path / "family", tied=True)
-    make_adapter(family.folders["base"], tmp_path / "lora")
-    change(tmp_path / "lora", **{f"base_model.model.{HEAD}": torch.ones(384, 64)})
-    with pytest.raises(MergeError, match=f"changes '{HEAD}', which 'base' does not have"):
-        prepare("base + lora", {"base": family.folders["base"], "lora": tmp_path / "lora"})

@@ -54,6 +54,10 @@ def folders(tmp_path_factory):
     return found | {name: root / name for name in kinds}
 
 
+BY_INNER_PRODUCTS = ("slerp", "nuslerp", "multislerp", "karcher", "model_stock")
+"""Methods whose sums are numpy's in host memory and torch's elsewhere: they differ in the last bits."""
+
+
 def tensors(merge):
     """Every tensor of the result, in the calling thread."""
     return {
@@ -66,7 +70,10 @@ def assert_same_bytes_there(merge):
     expected = tensors(merge)
     with away() as device:
         found = tensors(replace(merge, device=device))
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    if any(name in merge.combination.text for name in BY_INNER_PRODUCTS):
+        torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-6)
+    else:
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -89,7 +96,10 @@ def test_every_method_computes_where_its_inputs_lie(name, flat):
         ground = None if ground is None else ground.to(device)
         found = merge_tensors(method, there, ground, values(method, count, **settings), seed=5, size=400)
         assert found.device == device
-        assert torch.equal(found.cpu(), expected)
+        if name in BY_INNER_PRODUCTS:
+            torch.testing.assert_close(found.cpu(), expected, rtol=2e-6, atol=1e-6)
+        else:
+            assert torch.equal(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

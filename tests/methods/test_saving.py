@@ -82,7 +82,7 @@ def test_qlora_trains_in_four_bits_and_measures_both_bases(tmp_path, tiny_model_
     quantised = [module for module in run.model.modules() if isinstance(module, Linear4bit)]
     assert len(quantised) == 14
     assert all(isinstance(module.weight, Params4bit) and module.weight.dtype == torch.uint8 for module in quantised)
-    assert all(module.weight.quant_state.nested and module.compute_dtype == torch.bfloat16 for module in quantised)
+    assert all(module.weight.quant_state.nested and module.compute_dtype == torch.float32 for module in quantised)
     run.execute()
     losses = [event["loss"] for event in run.log.read("train")]
     assert sum(losses[-3:]) < sum(losses[:3]) - 0.3

@@ -161,3 +161,13 @@ def test_the_rows_that_an_adapter_carries_are_among_the_inputs(base, tmp_path):
     file.write_bytes(content)
     with pytest.raises(MergeError, match=r"embedding_rows\.safetensors' is not what was merged: it has changed since"):
         list(verify(tmp_path / "model"))
+
+
+def test_what_cannot_be_written_is_an_error_of_ours(base, tmp_path):
+    run = make_run(base, tmp_path, Full(), steps=1, hold="none")
+    trained = finished(run, base)
+    with torch.no_grad():
+        trained.model.model.norm.weight[0] = float("inf")
+    with pytest.raises(AdaptError, match=r"^the sum of 'model\.norm\.weight' is too large for (bfloat16|float32)"):
+        write_sum(Sum(trained, live_weights(trained)), tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -15,7 +15,7 @@ from adapt.methods.domain_adapter import DomainAdapter
 from adapt.mixture.bases import Base
 from adapt.mixture.bottleneck import parallel_layers
 from adapt.mixture.domain_folder import check_base, read_domain_adapter
-from adapt.mixture.feed_forward import extra, feed_forwards, widened, widened_config
+from adapt.mixture.feed_forward import extra, feed_forwards, widened_config, widening
 from adapt.mixture.insertion import chosen_layers
 from adapt.mixture.live import load_live
 from adapt.mixture.plain import channels_of
@@ -57,7 +57,10 @@ def test_as_channels_it_is_the_same_model(family):
     channels = {name: channels_of(layer) for name, layer in parallel_layers(model).items()}
     assert extra(channels) == 5
     dense = type(model)(widened_config(model.config, 5)).eval()
-    dense.load_state_dict(widened(state, feed_forwards(model), channels))
+    for name, change in widening(feed_forwards(model), channels).items():
+        before, state[name] = state[name].shape, change.of(state[name].float())
+        assert state[name].shape == change.shape(before)
+    dense.load_state_dict(state)
     assert torch.allclose(logits(dense, ids), expected, atol=1e-5)
 
 

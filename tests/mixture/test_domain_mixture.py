@@ -217,15 +217,59 @@ def test_commands_say_what_they_know_of_it(folder, folders, tmp_path):
     assert told.exit_code == 0, told.output
     assert "task adapter: 4 units beside every feed-forward layer" in told.output
     assert "4 beside model.layers.1.mlp" in told.output
-    for arguments in (("add", folder, f"more={folders['uk']}"), ("prune", folder, "uk")):
-        done = run(*arguments, "-o", tmp_path / "other")
+
+
+def test_one_joins_without_weight_and_another_leaves(folder, folders, tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["mixture", *map(str, arguments)])
+
+    grown, opened, smaller = (tmp_path / name for name in ("grown", "opened", "smaller"))
+    done = run("add", folder, f"more={folders['uk']}", "-o", grown)
+    assert done.exit_code == 0, done.output
+    assert "no weight yet" in run("info", grown).output
+    assert run("add", folder, f"more={folders['uk']}", "--open", "-o", opened).exit_code == 0
+    before, after, weighed = (logits(adapt.load_mixture(place)[0], ids_of()) for place in (folder, grown, opened))
+    assert torch.allclose(before, after, atol=1e-5)
+    assert not torch.allclose(before, weighed, atol=1e-3)
+    assert run("prune", grown, "more", "-o", smaller).exit_code == 0
+    assert torch.allclose(logits(adapt.load_mixture(smaller)[0], ids_of()), before, atol=1e-5)
+    model, _ = adapt.load_mixture(folder)
+    prune_adapter(model, "uk")  # alone in the first of its layers but for one other
+    prune_adapter(model, "dates")
+    assert model.adapt_mixture.names == ("sums",)
+    parallel = parallel_layers(model)["model.layers.0.mlp"]
+    assert parallel.domains is None
+    assert torch.equal(parallel.task.up, parallel_layers(adapt.load_mixture(folder)[0])["model.layers.0.mlp"].task.up)
+
+
+def test_what_cannot_join_or_leave_is_one_line(folder, folders, tmp_path, tiny_model_folder):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["mixture", *map(str, arguments), "-o", str(tmp_path / "other")])
+
+    other = shutil.copytree(folders["uk"], tmp_path / "of another")
+    config = json.loads((other / CONFIG).read_text())
+    (other / CONFIG).write_text(json.dumps(config | {"base": {**config["base"], "digest": "1"}}))
+    whole = shutil.copytree(folders["uk"], tmp_path / "lacking")
+    tensors = load_file(whole / WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp.up" not in name}, whole / WEIGHTS)
+    grown = shutil.copytree(folders["uk"], tmp_path / "of another vocabulary")
+    tokenizer = load_tokenizer(ModelLocation(str(tiny_model_folder)))
+    tokenizer.add_tokens(["novel"])
+    tokenizer.save_pretrained(grown)
+    cases = {
+        ("add", folder, f"uk={folders['uk']}"): "has an adapter 'uk' already",
+        ("add", folder, f"new={other}"): "domain adapter 'new' was trained over another base",
+        ("add", folder, f"new={whole}"): "lacks 'model.layers.1.mlp.up'",
+        ("add", folder, f"new={grown}"): "adapter 'new' was trained on another vocabulary: 'novel'",
+        ("add", folder, f"new={tmp_path}"): "holds no domain adapter",
+        ("prune", folder, "nobody"): "the mixture has no adapter 'nobody'; it has uk, sums, dates",
+    }
+    for arguments, message in cases.items():
+        done = run(*arguments)
         assert done.exit_code == 1
-        assert "adapters join or leave mixtures of LoRA only, and this one has domain adapters" in done.output
+        assert message in " ".join(done.output.split()), done.output
         assert "Traceback" not in done.output
     assert not (tmp_path / "other").exists()
-    model, _ = adapt.load_mixture(folder)
-    with pytest.raises(AdaptError, match="mixtures of LoRA only"):
-        prune_adapter(model, "uk")
 
 
 def test_a_task_adapter_of_another_mixture_is_refused(folder):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import adapt
 from adapt.cli import app
-from adapt.mixture.mixture import mixture_in
+from adapt.mixture.mixture import factors_of, mixture_in
 from tests.conftest import ENGLISH, UKRAINIAN
 from tests.mixture.shop import logits, some_ids
 
@@ -60,6 +61,19 @@ stages:
       asked: {{kind: exact_match, source: asked, limit: 2, max_new_tokens: 4, format: prose}}
 """
 
+FURTHER = """\
+  further:
+    kind: train
+    model: base
+    mixture: {dates: 0.5, numbers: 0.5}
+    method: {kind: mixture_of_lora, from_mixture: gates/mixture, new: 1, r: 2, targets: [q_proj], train: joint}
+    tokens: 500
+    sequence_length: 64
+    batch_size: 2
+    evaluations: 1
+    report_to: []
+"""
+
 
 @pytest.fixture
 def recipe(tmp_path, tiny_model_folder):
@@ -83,6 +97,23 @@ def test_a_recipe_trains_adapters_apart_then_gates_and_scores_them_live(recipe):
     assert scores["gates/mixture"]["dates"]["value"] != scores["gates"]["dates"]["value"]
     again = adapt.run(recipe)
     assert all(result.state == "kept" for result in again.outcome.stages.values())
+
+
+@pytest.mark.slow
+def test_a_mixture_trains_further_with_a_new_adapter(recipe):
+    recipe.write_text(recipe.read_text() + FURTHER)
+    stages = adapt.run(recipe, ["stages.scores.models=[further/mixture]"]).outcome.stages
+    before, after = (adapt.load_mixture(stages[name].folder / "mixture")[0] for name in ("gates", "further"))
+    assert mixture_in(before).names == ("dates", "numbers")
+    assert mixture_in(after).names == ("dates", "numbers", "new_1")
+    changed = {name: factors_of(after, name) for name in mixture_in(after).names}
+    assert all(own.b.any() for own in changed["new_1"].values())
+    old = factors_of(before, "dates")
+    assert changed["dates"].keys() == old.keys()
+    assert not all(torch.equal(own.b, old[module].b) for module, own in changed["dates"].items())
+    numbers = stages["further"].manifest["metrics"]
+    assert numbers["changed_tensors_ok"]
+    assert numbers["reload_difference"] < 1e-3
 
 
 @pytest.mark.slow

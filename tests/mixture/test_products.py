@@ -14,6 +14,7 @@ from adapt.errors import AdaptError
 from adapt.mixture.gates import Gates
 from adapt.mixture.layer import MixtureLinear
 from adapt.mixture.products.choice import PRODUCTS, choose, low_rank_sum
+from adapt.mixture.products.few import few
 from adapt.mixture.products.grouped import grouped
 from adapt.mixture.routers.base import Router
 from adapt.mixture.routing import Routing
@@ -75,6 +76,10 @@ def test_every_product_is_the_loop(ranks, trains, dense, k, length, seed):
     gates = draw_gates((2, length), len(ranks), min(k, len(ranks)), seed, dense)
     inputs = torch.randn(2, length, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     expected = gradients(loop, stack, inputs, gates)
+    if not dense:
+        found = few(inputs, stack, gates)
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected[0], rtol=1e-6, atol=1e-6)
     for product in PRODUCTS.values():
         if product is grouped and dense:
             continue
@@ -148,6 +153,19 @@ def test_the_choice_follows_shapes():
     assert choose(4096, (16,) * 28, 2, 1024, 1024, "cuda") == "concat"
     assert choose(4096, (8,) * 2, 2, 1024, 1024, "cpu") == "concat"
     assert choose(64, (4,) * 28, 2, 64, 64, "cpu") == "concat"
+    assert choose(1, (16,) * 28, 2, 1024, 1024, "cpu") == "concat"
+    assert choose(1, (16,) * 28, 2, 1024, 1024, "cpu", learning=False) == "few"
+    assert choose(4096, (16,) * 28, 2, 1024, 1024, "cpu", learning=False) == "grouped"
+
+
+def test_many_rows_are_sorted_in_pieces(monkeypatch):
+    stack, gates = make_stack([3, 0, 4, 2, 1], trainable=["a0", "a3"]), draw_gates((40,), 5, 2, 1, False)
+    inputs = torch.randn(40, 12, dtype=torch.float64)
+    whole = gradients(grouped, stack, inputs, gates)
+    monkeypatch.setattr("adapt.mixture.products.grouped._AT_ONCE", 16)
+    for one, other in zip(gradients(grouped, stack, inputs, gates), whole, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-9)
 
 
 class Fixed(Router):

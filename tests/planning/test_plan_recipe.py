@@ -50,8 +50,8 @@ def test_the_table_loads(name):
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_known_models_have_as_many_parameters_as_they_say(name, count):
-    from adapt.planning.others import checkpoint_bytes
     from adapt.planning.sketch import Vocabulary
+    from adapt.planning.writing import checkpoint_bytes
 
     config = config_of(ModelLocation(name))
     assert checkpoint_bytes(config, Vocabulary(config.vocab_size)) == 2 * count

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -129,8 +128,12 @@ def test_a_result_that_does_not_load_is_an_error(run, tmp_path):
     tensors = load_file(copy / "model.safetensors")
     lost = {name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"}
     save_file(lost, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AdaptError, match=r"are not those of LlamaForCausalLM: model\.norm\.weight"):
-        _verify(Path(copy), 0)
+    hashes = json.loads((copy / "merge.json").read_text())["output"]["tensors"]
+    with pytest.raises(AdaptError, match=r"lacks 1 tensors, the first is 'model\.norm\.weight'"):
+        _verify(copy, hashes, 0)
+    save_file(tensors | {"model.norm.weight": -tensors["model.norm.weight"]}, copy / "model.safetensors")
+    with pytest.raises(AdaptError, match=r"'model\.norm\.weight' has other bytes on the disk than were written"):
+        _verify(copy, hashes, 0)
 
 
 def test_settings():

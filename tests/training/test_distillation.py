@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from adapt.checkpoints import ModelLocation, load_tokenizer
+from adapt.checkpoints import ModelLocation, load_model, load_tokenizer
 from adapt.errors import AdaptError
+from adapt.methods.lora import Lora
+from adapt.mixture.adapters import fresh_part
+from adapt.mixture.assembly import mixture_of
+from adapt.mixture.bases import Base
 from adapt.training.distillation import divergence as module
 from adapt.training.distillation.divergence import Head, Scale, Teacher, divergence
 from adapt.training.distillation.held_out import windows_of
+from adapt.training.distillation.sharing import share_frozen
 from adapt.training.loss import LogitForm
 from tests.conftest import UKRAINIAN, make_model, make_tokenizer
 from tests.mixture.domain_world import context, ids_of, logits, stage
@@ -83,6 +88,40 @@ def test_the_student_comes_closer_to_the_teacher(tmp_path, tiny_model_folder, te
     assert closeness["end"]["top1_agreement"] > closeness["start"]["top1_agreement"]
     assert numbers["target"]["uk"]["end"] < numbers["target"]["uk"]["start"]
     assert "bits_per_byte" not in (tmp_path / "run" / "log.jsonl").read_text().split('"train"')[1].split("\n")[0]
+
+
+def over_mixture(base):
+    model = load_model(base)
+    parts = {name: fresh_part({"model.layers.0.mlp.up_proj": (64, 128)}, 2, 4, Base.of(base)) for name in "ab"}
+    return mixture_of(model, parts, base=Base.of(base))
+
+
+def test_a_teacher_over_the_same_base_shares_it(tiny_model_folder):
+    base = ModelLocation(str(tiny_model_folder))
+    student, ids = Lora(r=2).attach(load_model(base)), ids_of()
+    plain = logits(load_model(base).eval(), ids)
+    for make in (load_model, lambda at: Lora(r=4).attach(load_model(at)), over_mixture):
+        teacher = make(base).requires_grad_(False).eval()
+        expected = logits(teacher, ids)
+        size = sum(parameter.nbytes for parameter in load_model(base).parameters())
+        assert share_frozen(teacher, student) == size
+        assert share_frozen(teacher, student) == 0
+        assert torch.equal(logits(teacher, ids), expected)
+    assert torch.equal(logits(student.eval(), ids), plain)
+
+
+def test_what_differs_or_will_change_is_not_shared(tiny_model_folder):
+    from adapt.methods.selection.turns import Turns
+
+    base = ModelLocation(str(tiny_model_folder))
+    student, teacher = Lora(r=2).attach(load_model(base)), load_model(base).requires_grad_(False)
+    with torch.no_grad():
+        teacher.get_input_embeddings().weight[3] += 1
+    own = teacher.get_input_embeddings().weight
+    assert share_frozen(teacher, load_model(base)) == 0  # all of it trains
+    assert share_frozen(teacher, student, [Turns.__new__(Turns)]) == 0
+    assert share_frozen(teacher, student) > 0
+    assert teacher.get_input_embeddings().weight is own
 
 
 def test_a_teacher_of_another_vocabulary_is_one_line(tmp_path, tiny_model_folder):

@@ -58,8 +58,11 @@ def kept_in(module: nn.Module) -> Kept:
     return Kept(getattr(module, "kept_rows", None), getattr(module, "kept_columns", None))
 
 
-def quantise(model: Any) -> None:
-    """Put the linear layers of the blocks into NF4 with double quantisation, in place, as qlora loads them."""
+def quantise(model: Any, dtype: torch.dtype) -> None:
+    """Put the linear layers of the blocks into NF4 with double quantisation, in place, as qlora loads them.
+
+    `dtype` is the format of the products.
+    """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, module in list(model.base_model.named_modules()):
@@ -70,7 +73,7 @@ def quantise(model: Any) -> None:
             module.in_features,
             module.out_features,
             bias=module.bias is not None,
-            compute_dtype=torch.bfloat16,
+            compute_dtype=dtype,
             device="meta",
             **place,
         )

@@ -16,14 +16,16 @@ from adapt.methods.export import measure
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from adapt.training.precision import Precision
 
-def hold_frozen(model: PreTrainedModel, device: torch.device) -> int:
+
+def hold_frozen(model: PreTrainedModel, precision: Precision) -> int:
     """Put the frozen linear layers of the blocks into NF4 with double quantisation, in place; returns how many.
 
-    Dettmers et al. 2023, "QLoRA", arXiv 2305.14314. Products with them run in bf16, their gradient for the input too; a
-    gradient for the weight is never computed. Each matrix goes to `device` by itself, so a GPU holds no more than the
-    model in the end. Norms, experts in one tensor and other modules than `nn.Linear` stay as they are. Raises
-    AdaptError where no matrix is left.
+    Dettmers et al. 2023, "QLoRA", arXiv 2305.14314. Products with them run in the precision of the run, their gradient
+    for the input too; a gradient for the weight is never computed. Each matrix goes to the device by itself, so a GPU
+    holds no more than the model in the end. Norms, experts in one tensor and other modules than `nn.Linear` stay as
+    they are. Raises AdaptError where no matrix is left.
     """
     selection = model.adapt_selection
     names = {unit.name for unit in selection.units if unit.layer is not None} - _training(selection)
@@ -31,7 +33,7 @@ def hold_frozen(model: PreTrainedModel, device: torch.device) -> int:
     if not linear:
         raise AdaptError("frozen: nf4 finds no frozen linear layer in this model; set frozen to plain")
     for name, module in linear.items():
-        model.set_submodule(name, _in_four_bits(module, device))
+        model.set_submodule(name, _in_four_bits(module, precision))
     return len(linear)
 
 
@@ -40,15 +42,16 @@ def _training(selection: Any) -> set[str]:
     return {unit.name for unit in selection.units if set(unit.parameters) <= names}
 
 
-def _in_four_bits(module: nn.Linear, device: torch.device) -> nn.Module:
+def _in_four_bits(module: nn.Linear, precision: Precision) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
+    device = precision.device
     place = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
     layer = Linear4bit(
         module.in_features,
         module.out_features,
         bias=False,
-        compute_dtype=torch.bfloat16,
+        compute_dtype=precision.dtype,
         quant_type="nf4",
         device="meta",
     )

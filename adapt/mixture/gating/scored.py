@@ -45,6 +45,7 @@ class SiteRouter(Router):
         super().__init__()
         self.path, self.count = site.path, len(site.names)
         self.register_buffer("allowed", site.allowed(), persistent=False)
+        self.closed = bool(site.closed)
 
     def take(self, other: SiteRouter, places: Sequence[int | None]) -> None:
         """Take over what another gate of the same kind learned; adapter i stands at `places[i]` there, or nowhere."""
@@ -72,8 +73,9 @@ class ScoredRouter(SiteRouter):
     def forward(self, inputs: torch.Tensor, routing: Routing) -> Gates:
         """The gates; reports to `routing` what was asked for."""
         with torch.autocast(inputs.device.type, enabled=False):
-            scores = self.scores(inputs.float(), routing) / self.temperature
-            scores = scores.masked_fill(~self.allowed, -torch.inf)
+            scores = self.scores(inputs.float(), routing)
+            scores = scores if self.temperature == 1 else scores / self.temperature
+            scores = scores.masked_fill(~self.allowed, -torch.inf) if self.closed else scores
             return accounted(self.path, scores, chosen(scores, self.k), routing)
 
 

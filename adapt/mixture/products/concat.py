@@ -50,7 +50,7 @@ class _GatedConcat(torch.autograd.Function):
         grad_x = grad_a = grad_b = grad_weights = None
         gate = _repeat(weights, owner, a.dtype)
         if need_b:
-            grad_b = grad.T @ (hidden * gate)
+            grad_b = ((hidden * gate).T @ grad).T  # laid out as b is
         if need_x or need_a or need_weights:
             back = grad @ b
             if need_weights:

@@ -11,6 +11,7 @@ from adapt.errors import AdaptError
 from adapt.methods.base import plain_model
 from adapt.training.distillation.divergence import Scale, Teacher, add_divergence
 from adapt.training.distillation.held_out import HeldOutTeacher
+from adapt.training.distillation.sharing import share_frozen
 from adapt.training.loss import inputs_of
 from adapt.training.trainer import StreamTrainer
 
@@ -50,6 +51,8 @@ class DistilTrainer(StreamTrainer):
     def __init__(self, run: Run, teacher: Teacher, scale: Scale, callbacks: Sequence[Any]) -> None:
         super().__init__(run.model, run.plan, run.folder, run.stream, run.collate, run.tokenizer, run.rows, callbacks)
         self.teacher = teacher
+        if shared := share_frozen(teacher.model, self.model, run.companions):
+            run.display.line(f"  teacher and student share {shared / 1e6:,.1f} MB of frozen weights")
         add_divergence(plain_model(self.model), teacher, scale)
         for companion in run.companions:
             if isinstance(companion, HeldOutTeacher):

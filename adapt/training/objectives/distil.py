@@ -20,7 +20,8 @@ class Distil(Packed):
     """`KL(teacher || student)` of next tokens (Hinton et al. 2015, arXiv 1503.02531).
 
     The teacher is any model with the same vocabulary, above all a live mixture, `stage/mixture`; the student is what
-    the stage's method makes train: one LoRA, or the dense model. Both are in memory, each with weights of its own.
+    the stage's method makes train: one LoRA, or the dense model. Both are in memory; frozen weights in which they are
+    equal, such as those of one base under both, are there once.
     """
 
     kind: Literal["distil"] = "distil"

@@ -57,12 +57,27 @@ class Reference:
 
 
 def reference_of(run: Run, model: Any) -> Reference:
-    """The reference of a run: from its folder where it is of the same start, else measured and written there."""
-    folder = run.folder / "checkpoints" / "reference"
-    key = _key(run)
-    kept = _read(folder / _FILE, key)
-    if kept is not None:
-        return Reference(kept)
+    """The reference of a run: from its folder where it is of the same start, else measured and written there.
+
+    Of several processes the first one measures and the others read; where each has a part of the model, all measure.
+    """
+    world, key = run.plan.world, _key(run)
+    path = run.folder / "checkpoints" / "reference" / _FILE
+
+    def found() -> torch.Tensor:
+        kept = _read(path, key)
+        return _write(path, _measured(run, model), key) if kept is None else kept
+
+    if not world.sharded:
+        return Reference(world.first(found))
+    if world.told(lambda: _read(path, key) is not None):
+        return Reference(_read(path, key))
+    table = _measured(run, model)
+    return Reference(_write(path, table, key) if world.main else table)
+
+
+def _measured(run: Run, model: Any) -> torch.Tensor:
+    """The numbers of every pair that the run reads, `[pairs, 2]`."""
     stream: PairStream = run.stream
     first = dict(zip(reversed(stream.numbers.tolist()), reversed(range(len(stream))), strict=True))
     numbers = sorted(first)
@@ -70,8 +85,7 @@ def reference_of(run: Run, model: Any) -> Reference:
     rows = [stream[first[number]] for number in numbers]
     table = torch.full((numbers[-1] + 1, 2), torch.nan)
     table[numbers] = measure_pairs(model, rows, run.plan.batch_size, run.collate, run.plan.precision)
-    write_folder(folder, lambda partial: save_file({"log_probs": table}, partial / _FILE, metadata={"of": key}))
-    return Reference(table)
+    return table
 
 
 def _key(run: Run) -> str:
@@ -81,6 +95,11 @@ def _key(run: Run) -> str:
         value.update(f"{name} {fingerprint}\n".encode())
     value.update(run.stream.numbers.tobytes())
     return value.hexdigest()
+
+
+def _write(path: Path, table: torch.Tensor, key: str) -> torch.Tensor:
+    write_folder(path.parent, lambda partial: save_file({"log_probs": table}, partial / _FILE, metadata={"of": key}))
+    return table
 
 
 def _read(path: Path, key: str) -> torch.Tensor | None:

@@ -53,6 +53,8 @@ class Pairwise(Resumable):
             add_token_numbers(plain)
             with self.plan.precision.autocast():
                 check_token_numbers(plain)
+        if self.plan.world.sharded:
+            self.create_optimizer()  # which splits the model: pairs are measured by all processes, each with its part
 
     def counted(self, inputs: Mapping[str, Any]) -> tuple[int, int]:
         """Tokens without padding, and those of the answers."""
@@ -91,7 +93,7 @@ class PairDPOTrainer(Pairwise, DPOTrainer):
         self.settle(masters)
         self.ref_model, self.precompute_ref_logps = None, True
         self.own_log_probs(always=False)
-        self.collate, self.reference = run.collate, run.plan.world.first(lambda: reference_of(run, self.model))
+        self.collate, self.reference = run.collate, reference_of(run, self.model)
         if held_out is not None:
             held_out.measure_reference(self.model, run)
 

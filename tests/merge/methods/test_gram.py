@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from merge.errors import MergeError
 from merge.methods.gram import gram, inner, length, row_products, row_sums
 from merge.methods.on_tensors import blocks_of
 from tests.merge.methods.harness import family, strangers
@@ -64,3 +65,11 @@ def test_lengths_of_combinations_and_those_that_are_rounding():
     assert inner(point, [1.0, 0.0], found) == pytest.approx(float(((0.3 * first - 2 * second) * first).sum()), rel=1e-5)
     assert length([3.0, -1.0], matrix([first, 3 * first])) == 0
     assert length([0.0, 0.0], found) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_numbers_without_an_angle(value):
+    first, second = strangers((5, 7), 2)
+    first[0, 0], second[0, 0] = value, -value
+    with pytest.raises(MergeError, match="not finite, or whose square is beyond float32"):
+        matrix([first, second])

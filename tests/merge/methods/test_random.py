@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge.random import uniform
+from merge.random import _fill, _fill_there, uniform
 
 COUNT = 2**20
 KEYS = [(0, 0, "model.layers.0.mlp.up_proj.weight"), (0, 1, "model.layers.0.mlp.up_proj.weight"), (17, 0, "lm_head")]
@@ -101,3 +101,12 @@ def test_places_whose_counters_are_neighbours_are_independent():
         cells = (uniform(key, 0, COUNT) * 32).long()
         pairs = cells[:-distance] * 32 + cells[distance:]
         assert abs(chi_square(torch.bincount(pairs, minlength=1024))) < 5
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**31 - 1).map(lambda half: 2 * half + 1), st.integers(1, 300))
+def test_torch_on_another_device_draws_what_numpy_draws_here(start, step, count):
+    here, there = torch.empty(count), torch.empty(count)
+    _fill(here, start, step)
+    _fill_there(there, start, step)
+    assert torch.equal(here, there)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _FOR = {
+    "deepspeed": "launch with strategy: deepspeed",
     "gguf": "export to GGUF",
     "harness": "tasks of the lm-evaluation-harness",
+    "llama-cpp": "trying exports to GGUF in llama.cpp",
     "mergekit": "comparison with mergekit",
     "notebooks": "running the notebooks",
     "search": "searching coefficients of a merge with CMA-ES or TPE",

@@ -100,7 +100,8 @@ def finished(run: Run, base: Path, stops=()) -> Trained:
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in run.model.named_parameters() if value.requires_grad}
+    trained = ((name, value) for name, value in run.model.named_parameters() if value.requires_grad)
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in trained}
 
 
 def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:

@@ -266,6 +266,7 @@ class Resumable:
         if isinstance(self._parts, sharding.Sharded):
             stored = split_state(stored, self.optimizer.param_groups)
         self.optimizer.load_state_dict({**stored, "param_groups": own})
+        state.lay_out(self.optimizer)
 
     def _set_rates(self) -> None:
         """Give every group the schedule's rate at the scheduler's step."""

@@ -183,6 +183,16 @@ def read_optimizer(folder: Path) -> dict[str, Any]:
     return optimizer_state(load_file(folder / "optimizer.safetensors"), read_state(folder)["optimizer"])
 
 
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Let moments lie in memory as their parameters do, as they did before they were written row by row: kernels may
+    round otherwise over two orders, and those of bitsandbytes know one only."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            like = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if like and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+
+
 def load_weights(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
     """Copy the stored weights into `parameters`. Raises AdaptError where the names or shapes differ."""
     stored = load_file(folder / "weights.safetensors")

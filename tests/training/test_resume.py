@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent.parent
-KINDS = [("full", "fp32"), ("lora", "fp32"), ("qlora", "fp32")]
-SLOW = [("full", "bf16"), ("mixture", "fp32")]
+KINDS = [("full", "fp32"), ("lora", "fp32"), ("qlora", "fp32"), ("mixture", "fp32")]
+SLOW = [("full", "bf16")]
 MOMENTS = {("full", "fp32"): ("start", "writing", "later"), ("lora", "fp32"): ("writing", "later")}
 
 

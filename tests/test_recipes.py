@@ -73,8 +73,8 @@ def run(path: Path, runs: Path) -> tuple[adapt.recipe.Finished, str]:
     return adapt.run(path, reduced(path, runs), display=display), output.getvalue()
 
 
-LONG = {"domain", "hft", "infinite", "loram", "mixture", "preference", "qlora", "sft", "staged", "tiny"}
-"""Recipes that take over ten seconds even so: 4-bit products are slow on a CPU without bf16 units."""
+LONG = {"domain", "hft", "infinite", "lang", "loram", "mixture", "preference", "qlora", "sft", "staged", "tiny"}
+"""Recipes that take over ten seconds even so."""
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_sigkill_at_a_drawn_moment_and_again_while_it_goes_on(number, shop, stra
 @pytest.mark.parametrize(
     "stage", [pytest.param(name, marks=[] if name == "cpt" else pytest.mark.slow) for name in STAGES]
 )
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("begun", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ctrl_c_is_a_clean_stop_in_each_kind_of_stage(stage, begun, shop, straight):
     """Before the stage's folder is made, and at a drawn operation on its files (the shortest stage has 38)."""
     folder = shop(before=stage)

@@ -312,6 +312,7 @@ print(peak[0])
 """
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_fit_does_not_grow_with_its_rows():
     """20 times the rows: 82 MB of X and Y in all, of which a few blocks of 2 MB are held."""
     found = [

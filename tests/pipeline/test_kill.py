@@ -150,7 +150,10 @@ def quick_disk(tmp_path_factory):
         yield Path(folder)
 
 
-@pytest.mark.parametrize("force", [(), ("stepped",)], ids=["first run", "made again"])
+@pytest.mark.parametrize(
+    "force",
+    [pytest.param((), id="first run"), pytest.param(("stepped",), id="made again", marks=pytest.mark.slow)],
+)
 def test_sigkill_at_any_moment_leaves_no_folder_that_only_looks_finished(base, quick_disk, force):
     """Every file operation of a stage, its finishing and its replacing is taken once as the moment of death."""
     display, _ = quiet()

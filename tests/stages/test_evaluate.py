@@ -161,6 +161,7 @@ def test_goes_on_with_the_scores_of_a_killed_run(room, folder, metrics, tmp_path
         (room / "moved").rename(weights)
 
 
+@pytest.mark.slow
 def test_a_sigkill_leaves_whole_scores_or_none(room, metrics, tmp_path):
     """Killed as soon as the first model's scores are there; the second run ends in the same numbers."""
     script = (

@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("published")
 
 
-@pytest.fixture(scope="module", params=["sentencepiece", "tekken"])
+@pytest.fixture(scope="module", params=["sentencepiece", pytest.param("tekken", marks=pytest.mark.slow)])
 def grown(request, folder):
     content = published_file(MODEL).read_bytes() if request.param == "sentencepiece" else None
     document = tekken_document(folder) if content is None else document_of(content)

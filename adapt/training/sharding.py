@@ -26,9 +26,8 @@ from adapt.training.rows import EmbeddingRows
 from adapt.training.state import random_states
 
 
-class Sharded(nn.Module):
-    """A split model as the trainer calls it: under autocast, and without sums over processes before the last batch of
-    an update, as DistributedDataParallel offers it too."""
+class UnderAutocast(nn.Module):
+    """A model in the precision of the run."""
 
     def __init__(self, module: Any, precision: Precision) -> None:
         super().__init__()
@@ -38,6 +37,11 @@ class Sharded(nn.Module):
         """The model's own."""
         with self.precision.autocast():
             return self.module(*arguments, **others)
+
+
+class Sharded(UnderAutocast):
+    """A split model as the trainer calls it: under autocast, and without sums over processes before the last batch of
+    an update, as DistributedDataParallel offers it too."""
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:

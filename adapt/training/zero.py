@@ -19,24 +19,11 @@ import torch.distributed
 from torch import nn
 
 from adapt.training.plan import Plan
-from adapt.training.precision import Precision
 from adapt.training.rows import EmbeddingRows
+from adapt.training.sharding import UnderAutocast
 
 _BUCKET = 2**26
 """Numbers that are summed over processes at a time; in float32 these are 268 MB."""
-
-
-class UnderAutocast(nn.Module):
-    """The model as the engine calls it, which itself would switch autocast off."""
-
-    def __init__(self, module: Any, precision: Precision) -> None:
-        super().__init__()
-        self.module, self.precision = module, precision
-
-    def forward(self, *arguments: Any, **others: Any) -> Any:
-        """The model's own."""
-        with self.precision.autocast():
-            return self.module(*arguments, **others)
 
 
 class Engine(nn.Module):
@@ -180,7 +167,7 @@ def split(model: Any, rows: EmbeddingRows, plan: Plan, device: torch.device) -> 
     groups = [list(group["params"]) for group in optimizer.param_groups]
     count = sum(parameter.numel() for group in groups for parameter in group)
     config = settings(plan, count, model.config.get_text_config().hidden_size)
-    called = UnderAutocast(model, plan.precision)
+    called = UnderAutocast(model, plan.precision)  # the engine itself would switch autocast off
     if plan.world.zero == 3:
         _to_device_in_parts(called, config, device)
     engine, *_ = deepspeed.initialize(model=called, optimizer=optimizer, config=config, dist_init_required=False)

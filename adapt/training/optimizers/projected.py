@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapt.settings import Count, Positive, Share
 from adapt.training.optimizer import BaseOptimizer, Groups, moment_bytes
@@ -50,15 +50,5 @@ class ProjectedOptimizer(BaseOptimizer):
         return self.step_of(groups, peak, whole, self.rank, self.every, self.scale, betas, self.epsilon)
 
     @abstractmethod
-    def step_of(
-        self,
-        groups: Groups,
-        lr: float,
-        whole: frozenset[int],
-        rank: int,
-        every: int,
-        scale: float,
-        betas: tuple[float, float],
-        eps: float,
-    ) -> ProjectedAdamW:
-        """The optimiser of torch's kind."""
+    def step_of(self, *settings: Any) -> ProjectedAdamW:
+        """The optimiser of torch's kind, from what `ProjectedAdamW` takes."""
